@@ -1,0 +1,18 @@
+"""mmalign's own behaviour, through the hooks that every plugin has. Importing it imports nothing heavy."""
+
+from mmalign.builtin import (
+    accountability,
+    checkpoints,
+    evaluation,
+    finite,
+    parts,
+    progress,
+    reporting,
+    trackers,
+)
+
+PLUGINS = (parts, progress, trackers, evaluation, accountability, finite, checkpoints, reporting)
+"""Modules with hook implementations, registered before any other plugin, so that others are asked first.
+
+Of those that want to be first at the end of a run, the later one is: checkpoints before evaluation.
+"""

@@ -1,0 +1,248 @@
+"""Evaluate before, during and after training: the same prompts and the same seeds, so that every score is paired.
+
+    evaluation/step-000100.jsonl     prompt, seed and scores of every sample; its presence means that the step is done
+    samples/step-000100/             the first of them as files that people can open, and samples.jsonl
+    evaluation.json                  before against after
+
+A step that is done is never sampled again: a resumed run reads its scores.
+"""
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.builtin.console import track
+from mmalign.builtin.files import read_rows, scores_of, step_name, to_json, write, write_rows
+from mmalign.builtin.statistics import paired, summary
+from mmalign.errors import UserError
+from mmalign.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from mmalign.parts import Judge, Policy
+    from mmalign.records import Prompt, Samples
+    from mmalign.run import Run
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found.
+
+    scores: by reward name, one score a prompt in their order; NaN where the reward had none.
+    shown: the first samples, as many as were asked for; None for no sample.
+    """
+
+    scores: dict[str, list[float]]
+    shown: "Samples | None"
+
+
+def evaluate(
+    policy: "Policy",
+    prompts: "Sequence[Prompt]",
+    judges: "Mapping[str, Judge]",
+    seeds: Sequence[int],
+    batch_size: int,
+    *,
+    keep: int = 0,
+    show: Callable[[Sequence[int]], Iterator[int]] = iter,
+) -> Outcome:
+    """Sample every prompt once with its seed and let every judge score the same samples.
+
+    batch_size: how many at once; it changes the speed, not the samples. keep: how many samples to give back.
+    show: wraps the walk through the batches, for example in a progress bar.
+    """
+    import torch  # here, so that listing plugins does not wait for it
+
+    scores: dict[str, list[float]] = {name: [] for name in judges}
+    kept: list[Samples] = []
+    with torch.no_grad():
+        for start in show(range(0, len(prompts), batch_size)):
+            batch = slice(start, start + batch_size)
+            samples = policy.sample(prompts[batch], seeds[batch])
+            for name, judge in judges.items():
+                scores[name] += judge.reward(samples).values.tolist()
+            kept += [samples[: keep - start]] if start < keep else []
+    return Outcome(scores, _joined(kept))
+
+
+@hookimpl(trylast=True)
+def mmalign_run_start(run: "Run") -> None:
+    """Before the first step, when everybody is ready to hear of it; a resumed run has done so before."""
+    if not run.parts.evaluation_prompts:
+        return
+    before = _file(run, 0)
+    if before.is_file():
+        _check_unchanged(run, before)
+    if run.step == 0 or not before.is_file():
+        _evaluate(run, 0)
+
+
+@hookimpl
+def mmalign_step_end(run: "Run", step: int) -> None:
+    """Every `evaluation.every` steps."""
+    if _due(run, step):
+        _evaluate(run, step)
+
+
+@hookimpl(tryfirst=True)
+def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
+    """After training, wherever it stopped. By then the last checkpoint is written: a crash in here costs no step."""
+    if error is None and run.parts.evaluation_prompts and run.step > 0 and not _due(run, run.step):
+        _evaluate(run, run.step)
+
+
+def share(n: int, rank: int, world: int, first: int) -> slice:
+    """Which of `n` prompts process `rank` of `world` evaluates; the main process has at least the `first` ones."""
+    head = min(n, max(first, math.ceil(n / world)))
+    if rank == 0:
+        return slice(0, head)
+    each = math.ceil((n - head) / (world - 1))
+    start = min(n, head + (rank - 1) * each)
+    return slice(start, min(n, start + each))
+
+
+def _due(run: "Run", step: int) -> bool:
+    """Whether it is time during training; the last step's evaluation comes after training."""
+    every = run.config.evaluation.every
+    return bool(run.parts.evaluation_prompts and every and step % every == 0 and step < run.steps)
+
+
+def _evaluate(run: "Run", step: int) -> None:
+    """Measure unless that was done before; compare with step 0; tell every plugin."""
+    if not _file(run, step).is_file():
+        with _own_random(run.config.evaluation.seed):
+            _measure(run, step)
+    judges = run.parts.judges or {}
+    before, after = (scores_of(read_rows(_file(run, s))) for s in (0, step))
+    compared = {name: paired(before[name], after[name]) for name in judges}
+    if run.is_main and step > 0:
+        rewards = {name: {"role": judges[name].role, **compared[name]} for name in judges}
+        write(run.folder / "evaluation.json", to_json({"rewards": rewards}, indent=2) + "\n")
+    results = {name: _result(judges[name].role, after[name], compared[name]) for name in judges}
+    run.hook.mmalign_evaluated(run=run, step=step, results=results)
+
+
+def _result(role: str, scores: Sequence[float], compared: Mapping[str, Any]) -> dict[str, Any]:
+    """What plugins hear of one reward: its mean now, and the paired difference to step 0."""
+    difference = compared["difference"]
+    return {
+        "role": role,
+        **summary(scores),
+        "difference": difference["mean"],
+        "difference_se": difference["se"],
+        "win_rate": compared["win_rate"],
+    }
+
+
+def _measure(run: "Run", step: int) -> None:
+    """Each process evaluates its share; the main process puts the shares together, last of all and at once."""
+    engine, file = run.engine, _file(run, step)
+    own = share(len(run.parts.evaluation_prompts), engine.rank, engine.world, run.config.evaluation.grid)
+    # At step 0 the answer is that of the untouched model, also for a run that is resumed later than that.
+    with _untouched(run) if step == 0 else nullcontext():
+        rows = _measured(run, own, step)
+    write_rows(_part(file, engine.rank), rows)
+    engine.wait()
+    if run.is_main:
+        parts = [_part(file, rank) for rank in range(engine.world)]
+        write_rows(file, [row for part in parts for row in read_rows(part)])
+        for part in parts:
+            part.unlink()
+    engine.wait()
+
+
+def _measured(run: "Run", own: slice, step: int) -> Rows:
+    """Sample and score the prompts of `own`; the main process also writes the first samples as files."""
+    config = run.config.evaluation
+    prompts = run.parts.evaluation_prompts[own]
+    seeds = _seeds(run)[own]
+    judges = run.parts.judges or {}
+
+    def show(batches: Sequence[int]) -> Iterator[int]:
+        return track(batches, f"evaluating step {step}") if run.is_main else iter(batches)
+
+    keep = config.grid if run.is_main else 0
+    outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, keep=keep, show=show)
+    rows: Rows = [
+        {"prompt": prompt.text, "seed": seed, "scores": {name: scores[i] for name, scores in outcome.scores.items()}}
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    if outcome.shown is not None:
+        _write_samples(run, outcome.shown, rows, step)
+    return rows
+
+
+def _write_samples(run: "Run", samples: "Samples", rows: Rows, step: int) -> None:
+    """Files for people, by whichever plugin knows the medium, and a manifest that `mmalign score` reads."""
+    folder = run.folder / "samples" / step_name(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: Sequence[Path] | None = run.hook.mmalign_write_samples(samples=samples, folder=folder)
+    if paths is None:
+        folder.rmdir()
+        return
+    named = zip(paths, rows[: len(samples)], strict=True)
+    write_rows(folder / "samples.jsonl", [{**row, "sample": os.path.relpath(path, folder)} for path, row in named])
+
+
+def _check_unchanged(run: "Run", before: Path) -> None:
+    """Scores are paired with those of step 0, so its prompts and seeds must be today's."""
+    now = [(prompt.text, seed) for prompt, seed in zip(run.parts.evaluation_prompts, _seeds(run), strict=True)]
+    if [(row["prompt"], row["seed"]) for row in read_rows(before)] != now:
+        raise UserError(
+            f"evaluation.prompts or evaluation.seed differ from those of step 0 ({before}), so nothing can be "
+            f"compared: put the prompts back, or start a new run"
+        )
+
+
+def _joined(batches: "Sequence[Samples]") -> "Samples | None":
+    import torch
+
+    from mmalign.records import Samples
+
+    if not batches:
+        return None
+    prompts = [prompt for batch in batches for prompt in batch.prompts]
+    seeds = [seed for batch in batches for seed in batch.seeds]
+    return Samples(prompts, torch.cat([batch.media for batch in batches]), seeds)
+
+
+def _seeds(run: "Run") -> list[int]:
+    return [run.config.evaluation.seed + i for i in range(len(run.parts.evaluation_prompts))]
+
+
+def _file(run: "Run", step: int) -> Path:
+    return run.folder / "evaluation" / f"{step_name(step)}.jsonl"
+
+
+def _part(file: Path, rank: int) -> Path:
+    return file.with_name(f".{file.stem}.rank-{rank}.jsonl")
+
+
+def _untouched(run: "Run") -> AbstractContextManager[None]:
+    reference: AbstractContextManager[None] = run.parts.policy.reference()
+    return reference
+
+
+@contextmanager
+def _own_random(seed: int) -> Iterator[None]:
+    """Process-wide random numbers of its own, the same at every evaluation; training does not notice."""
+    import numpy as np
+    import torch
+
+    from mmalign.run import GlobalRandom
+
+    training = GlobalRandom()
+    state = training.state_dict()
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        training.load_state_dict(state)

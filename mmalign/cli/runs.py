@@ -1,0 +1,121 @@
+"""Verbs that run something: train, plan, sample, score, evaluate, report."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmalign.cli.common import ConfigFile, Json, Overrides, Target, need_plugins, opened, say_json, say_table
+from mmalign.errors import UserError, nearest
+
+
+def train(
+    ctx: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")] = False,
+) -> None:
+    """Train a model as a config says, into a run folder of its own."""
+    chosen = opened(ctx, config, overrides)
+
+    from mmalign import run
+
+    folder = run.train(chosen, resume)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"run folder: {folder}")
+
+
+def plan(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) -> None:
+    """Show what a run of a config will do, in order, and which function of which file does it. Nothing is built."""
+    chosen = opened(ctx, config, overrides)
+
+    from mmalign.plan import stages
+
+    rows = [(stage.name, stage.what, stage.where) for stage in stages(chosen)]
+    typer.echo(f"{chosen.document.path}: every check passed\n")
+    say_table(("stage", "what", "where"), rows)
+
+
+def sample(
+    ctx: typer.Context,
+    target: Target,
+    prompts: Annotated[Path, typer.Option(help="A file with a prompt a line, or .jsonl, .csv, .parquet.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder for the samples.")],
+    overrides: Overrides = None,
+) -> None:
+    """Sample each prompt of a file once, from a trained run or from the base model of a config."""
+    need_plugins(ctx)
+
+    from mmalign import verbs
+
+    files = verbs.sample(target, prompts, out, overrides or ())
+    typer.echo(f"{len(files)} samples in {out}, listed in {out / 'samples.jsonl'}")
+
+
+def score(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `mmalign sample` made.")],
+    reward: Annotated[list[str], typer.Option(metavar="NAME", help="A reward; give it several times for several.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME.KEY=VALUE", help="An option of one of the rewards.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score samples with rewards. With --json also every single score."""
+    need_plugins(ctx)
+    for option in options or ():
+        _check_reward_option(option, reward)
+
+    from mmalign import verbs
+
+    results = verbs.score(folder, reward, options or ())
+    if as_json:
+        say_json(results)
+    else:
+        _say_scores(results, ())
+
+
+def evaluate(ctx: typer.Context, target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Sample the evaluation prompts of a run or a config and score them with its evaluation rewards."""
+    need_plugins(ctx)
+
+    from mmalign import verbs
+
+    results = verbs.evaluate(target, overrides or ())
+    if as_json:
+        say_json(results)
+    else:
+        _say_scores(results, ("role",))
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Default: report.html in the run's folder, comparison.html for several.")
+    ] = None,
+) -> None:
+    """Write a report of one run, or of several side by side, as one HTML file."""
+    from mmalign.report import write
+
+    typer.echo(f"report: {write(runs, out)}")
+
+
+def _check_reward_option(option: str, rewards: Sequence[str]) -> None:
+    key, equals, _ = option.partition("=")
+    name, dot, _ = key.rpartition(".")
+    if not equals or not dot:
+        raise UserError(f"'{option}' is not of the form NAME.KEY=VALUE, for example clip-score.model=ViT-B-32")
+    if name not in rewards:
+        raise UserError(f"'{option}': '{name}' is not among the rewards of --reward{nearest(name, rewards)}")
+
+
+def _say_scores(results: Mapping[str, Mapping[str, Any]], extra: Sequence[str]) -> None:
+    """A line a reward: mean, standard error, number of samples scored and not scored."""
+    headers = ("reward", *extra, "mean", "se", "n", "unscored")
+    rows = []
+    for name, result in results.items():
+        numbers = (f"{result['mean']:.4f}", f"{result['se']:.4f}", result["n"], result["unscored"])
+        rows.append((name, *(result[key] for key in extra), *numbers))
+    say_table(headers, rows)

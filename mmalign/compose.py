@@ -1,0 +1,214 @@
+"""Choose, then build: from a checked document to the parts of a run.
+
+`choose` finds every part, checks its options and that what the objective needs is what the model, the rewards and the data
+offer; it loads no weight. `build` makes the parts, the cheap ones first, so that a missing file is found before a model loads.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mmalign import options
+from mmalign.config import Config, Part
+from mmalign.document import Document
+from mmalign.errors import UserError
+from mmalign.faults import Fault
+from mmalign.parts import Judge, Parts, Row
+from mmalign.plugins import OFFERS, Offer, Plugins
+from mmalign.processes import process_class
+from mmalign.records import Prompt
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from mmalign.specs import Objective
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One part of the config, found in the catalogue. options: complete, with defaults."""
+
+    key: str
+    offer: Offer
+    options: dict[str, Any]
+
+    def build(self) -> Any:
+        """Make it. A user's mistake gets the part's place in the config put before it."""
+        try:
+            return self.offer.spec.load()(**options.parsed(self.offer.spec, self.options))
+        except UserError as error:
+            raise UserError(f"{self.key} ({self.offer.spec.name}): {error}") from None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Everything a config asks for, found and checked, nothing built."""
+
+    document: Document
+    plugins: Plugins
+    model: Choice
+    data: Choice
+    objective: Choice
+    rewards: Sequence[Choice]
+    judges: Sequence[Choice]
+    prompts: Choice | None
+    process: type[Any]
+    sampling: dict[str, Any]
+
+    @property
+    def config(self) -> Config:
+        """The checked document."""
+        return self.document.config
+
+
+def choose(document: Document, plugins: Plugins) -> Chosen:
+    """Find and check every part. Raises one UserError that lists every fault with its file and line."""
+    faults: list[Fault] = list(document.faults)
+    config = document.config
+    pick = _Picker(plugins, faults)
+    model = pick("model", "model", config.model)
+    data = pick("data", "dataset", config.data)
+    objective = pick("objective", "objective", config.objective)
+    rewards = [pick(f"rewards.{i}", "reward", part) for i, part in enumerate(config.rewards)]
+    judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
+    prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
+    process = _process(plugins, config)
+    sampling = _sampling(process, config.sampling, faults)
+    if model and data and objective and None not in rewards:
+        faults += _misfits(config, model, data, objective, rewards, process)
+    if faults:
+        raise document.refusal(faults)
+    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, process, sampling)
+    plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
+    return chosen
+
+
+def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
+    """Make every part, data first and the model last, and put the model on `device`."""
+    data = chosen.data.build()
+    if len(data) == 0:
+        raise UserError(f"{chosen.document.where('data')}: data: {chosen.data.offer.spec.name} holds no rows")
+    prompts = evaluation_prompts(chosen)
+    rewards = _rewards(chosen, device)
+    judges = build_judges(chosen, device)
+    return Parts(build_policy(chosen, device), _objective(chosen), data, rewards, judges, prompts)
+
+
+def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
+    """The model's adapter inside its process."""
+    model = chosen.model.build().to(device)
+    sampling = chosen.process.Sampling(**chosen.sampling)
+    return chosen.process(model, sampling, gradient_checkpointing=chosen.config.trainer.gradient_checkpointing)
+
+
+def resolved(chosen: Chosen) -> dict[str, Any]:
+    """The whole document as plain data, every default visible."""
+    plain = chosen.config.plain()
+    for choice in (chosen.model, chosen.data, chosen.objective, *chosen.rewards, *chosen.judges, chosen.prompts):
+        if choice is not None:
+            _at(plain, choice.key).update(choice.options)
+    plain["sampling"] = chosen.sampling
+    return plain
+
+
+class _Picker:
+    """Finds parts and checks their options; what is wrong goes to `faults` and None comes back."""
+
+    def __init__(self, plugins: Plugins, faults: list[Fault]):
+        self.plugins = plugins
+        self.faults = faults
+
+    def __call__(self, key: str, kind: str, part: Part) -> Any:
+        assert kind in OFFERS
+        try:
+            offer = self.plugins.catalogue.find(kind, part.type)
+            wrong = options.check(offer.spec, part.options)
+        except UserError as error:
+            self.faults.append((key, str(error)))
+            return None
+        self.faults += [(f"{key}.{path}", message) for path, message in wrong]
+        return Choice(key, offer, options.complete(offer.spec, part.options)) if not wrong else None
+
+
+def _process(plugins: Plugins, config: Config) -> Any:
+    """The class of the model's process; None for an unknown model, which is reported where it is picked."""
+    try:
+        return process_class(plugins.catalogue.find("model", config.model.type).spec.process)
+    except UserError:
+        return None
+
+
+def _sampling(process: Any, given: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    if process is None:
+        return given
+    wrong = options.check_callable(process.Sampling, given)
+    faults += [(f"sampling.{path}", message) for path, message in wrong]
+    return given if wrong else options.complete_callable(process.Sampling, given)
+
+
+def _misfits(
+    config: Config, model: Choice, data: Choice, objective: Choice, rewards: Sequence[Choice], process: Any
+) -> Iterator[Fault]:
+    """What does not fit together: needs ⊆ offers."""
+    spec, name = objective.offer.spec, objective.offer.spec.name
+    if missing := spec.needs - process.offers:
+        offers = ", ".join(sorted(process.offers))
+        yield "objective", f"'{name}' needs {_list(missing)}; model '{model.offer.spec.name}' offers {offers}"
+    columns = {"prompt", "chosen", "rejected"} if config.collect else data.offer.spec.columns
+    if missing := spec.columns - columns:
+        yield "data", f"'{name}' needs rows with {_list(missing)}; '{data.offer.spec.name}' has {_list(columns)}"
+    if (spec.reward != "none" or config.collect) and not rewards:
+        yield "objective", f"{'collect' if config.collect else repr(name)} needs a reward: add `rewards: [...]`"
+    for choice in rewards if spec.reward == "differentiable" else ():
+        if not choice.offer.spec.differentiable:
+            yield (
+                choice.key,
+                f"'{name}' needs differentiable rewards; '{choice.offer.spec.name}' is not: use it to evaluate",
+            )
+
+
+def evaluation_prompts(chosen: Chosen) -> list[Prompt]:
+    """The first `evaluation.count` prompts to evaluate on; none when the config names none."""
+    if chosen.prompts is None:
+        return []
+    rows: Sequence[Row] = chosen.prompts.build()
+    count = min(len(rows), chosen.config.evaluation.count or len(rows))
+    if count == 0:
+        raise UserError(f"{chosen.document.where('evaluation.prompts')}: evaluation.prompts: no prompts")
+    return [rows[i]["prompt"] for i in range(count)]
+
+
+def _rewards(chosen: Chosen, device: torch.device | str) -> WeightedReward | None:
+    if not chosen.rewards:
+        return None
+    parts = chosen.config.rewards
+    checked = [CheckedReward(p.label, _on(c.build(), device)) for p, c in zip(parts, chosen.rewards, strict=True)]
+    return WeightedReward(checked, [part.weight for part in parts])
+
+
+def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Judge]:
+    """The evaluation rewards by name. One that the run also optimises is "trained" unless the config says otherwise."""
+    trained = {part.label for part in chosen.config.rewards}
+    judges = {}
+    for part, choice in zip(chosen.config.evaluation.rewards, chosen.judges, strict=True):
+        role = part.role or ("trained" if part.label in trained else "held-out")
+        judges[part.label] = Judge(role, CheckedReward(part.label, _on(choice.build(), device)))
+    return judges
+
+
+def _objective(chosen: Chosen) -> Objective:
+    spec = chosen.objective.offer.spec
+    return options.bind_objective(spec, chosen.objective.options)
+
+
+def _on(reward: Any, device: torch.device | str) -> Any:
+    return reward.to(device) if hasattr(reward, "to") else reward
+
+
+def _at(plain: Any, key: str) -> Any:
+    for step in key.split("."):
+        plain = plain[int(step)] if isinstance(plain, list) else plain[step]
+    return plain
+
+
+def _list(words: Any) -> str:
+    return ", ".join(f"'{word}'" for word in sorted(words))

@@ -1,0 +1,247 @@
+"""The config of a run: one strict document, checked as a whole before anything is built.
+
+Every key that mmalign itself understands stands here with its type, range and default. Options of parts are checked
+against the parts' own signatures (`mmalign.options`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from mmalign.document import Document, read_source
+from mmalign.faults import Fault, shown, validated
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "trainer": {"steps": 1}, "trainer.steps": 1}
+"""What takes the place of faulty keys without default, so that the rest of the document can be checked."""
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are faults, values keep their type, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _as_mapping(given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        return {"type": given}
+    if not isinstance(given, dict):
+        raise ValueError(f"must be a name or a mapping with `type`, got {shown(given)}")
+    return given
+
+
+class Part(Section):
+    """A part of the run: its `type` and, beside it, its options. A name alone is short for `{type: name}`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    """Name of the part, as `mmalign list` shows it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands beside the keys of this class; not yet checked."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return _as_mapping(given)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
+
+
+class NamedPart(Part):
+    """A part that stands in a list, so that it needs a name there. Options called `name` are not possible."""
+
+    name: str = ""
+    """What metrics and reports call it; its type unless given."""
+
+    @property
+    def label(self) -> str:
+        """What metrics and reports call it."""
+        return self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        given = _as_mapping(given)
+        return {"name": given["type"], **given} if isinstance(given.get("type"), str) else given
+
+
+class RewardPart(NamedPart):
+    """A reward that trains."""
+
+    weight: float = 1.0
+    """Factor in the weighted sum of rewards."""
+
+
+class JudgePart(NamedPart):
+    """A reward that evaluates."""
+
+    role: Literal["trained", "held-out"] | None = None
+    """Whether the run optimises it. By default it does if a training reward has the same name."""
+
+
+class Collect(Section):
+    """Before training the model answers its prompts itself; `rewards` score the answers, and pairs are made of them."""
+
+    samples_per_prompt: int = Field(default=4, ge=2)
+    """How many samples each prompt gets."""
+    pairing: Literal["best-worst"] = "best-worst"
+    """Which samples of a prompt become a pair. Prompts whose samples all tie are left out and counted."""
+
+
+def _file_of_prompts(given: Any) -> Any:
+    """`prompts.txt` is short for `{type: prompts, path: prompts.txt}`."""
+    is_file = isinstance(given, str) and ("/" in given or Path(given).suffix != "")
+    return {"type": "prompts", "path": given} if is_file else given
+
+
+class Evaluation(Section):
+    """Fixed prompts, sampled with fixed seeds before, during and after training, and scored."""
+
+    every: Count | None = None
+    """Steps between evaluations; by default only before and after training."""
+    prompts: Annotated[Part | None, BeforeValidator(_file_of_prompts)] = None
+    """A source of prompts: a file, or a dataset."""
+    count: Count | None = None
+    """How many prompts; all of them by default."""
+    rewards: list[JudgePart] = []
+    """What scores the samples."""
+    batch_size: Count = 16
+    """Samples made at a time."""
+    grid: int = Field(default=8, ge=0)
+    """How many samples are drawn as pictures."""
+    seed: Seed = 0
+    """Seed of the first sample; each next one is one higher."""
+
+
+class Trainer(Section):
+    """How the weights move."""
+
+    steps: Count
+    """Updates of the weights."""
+    batch_size: Count = 8
+    """Rows a process and micro-batch."""
+    gradient_accumulation: Count = 1
+    """Micro-batches an update."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate, reached after `warmup_steps`."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """AdamW, or Adafactor, which needs less memory."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Decoupled weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's decay rates of the first and the second moment."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates over which the learning rate grows from near 0."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    precision: Literal["no", "bf16"] = "no"
+    """Mixed precision; "no" computes in the model's own."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many checkpoints stay on the disk."""
+    seed: Seed = 0
+    """Where all randomness of training comes from."""
+
+
+class Config(Section):
+    """One run."""
+
+    name: str
+    """Name of the run, which is also its folder's."""
+    plugins: list[str] = []
+    """Python files with further plugins, relative to the config."""
+    model: Part
+    """What is trained."""
+    data: Part
+    """The rows it is trained on."""
+    objective: Part
+    """What the training minimises."""
+    rewards: list[RewardPart] = []
+    """What scores samples during training; their weighted sum is the reward."""
+    sampling: dict[str, Any] = {}
+    """How the model samples: the options of its process."""
+    collect: Collect | None = None
+    """Make pairs from the model's own samples first."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured before, during and after."""
+    trainer: Trainer
+    """How the weights move."""
+    folder: str = "runs"
+    """Where run folders are made."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if name in ("", ".", "..") or set(name) & set("/\\"):
+            raise ValueError(f"must be the name of a folder, without slashes, got {name!r}")
+        return name
+
+    def plain(self) -> dict[str, Any]:
+        """The document as plain data, defaults included."""
+        return self.model_dump(mode="json")
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), *, tolerant: bool = False) -> Document:
+    """Read and check a config with `key=value` overrides laid over it; paths in `plugins` become absolute.
+
+    Raises one UserError that lists every fault with its place. tolerant: if the faulty keys can be left out, return the
+    document with its `faults` instead, so that the parts are checked too and all faults are told at once.
+    """
+    source = read_source(Path(path), overrides)
+    config, faults = validated(Config, source.data)
+    if config is not None:
+        faults = list(_contradictions(config))
+    elif tolerant and _left_out(source.data, faults):
+        config, _ = validated(Config, source.data)
+    faults += source.repeated
+    if config is None or source.unusable or (faults and not tolerant):
+        raise source.refusal(faults)
+    files = [str((source.path.parent / file).resolve()) for file in config.plugins]
+    return Document(config.model_copy(update={"plugins": files}), source, faults)
+
+
+def _contradictions(config: Config) -> Iterator[Fault]:
+    """What is wrong between keys that are right by themselves."""
+    lists: dict[str, Sequence[NamedPart]] = {
+        "rewards": config.rewards,
+        "evaluation.rewards": config.evaluation.rewards,
+    }
+    for key, parts in lists.items():
+        count = Counter(part.label for part in parts)
+        for i, part in enumerate(parts):
+            if count[part.label] > 1:
+                yield f"{key}.{i}", f"{count[part.label]} rewards are called '{part.label}': give each a `name`"
+    if config.evaluation.rewards and config.evaluation.prompts is None:
+        yield "evaluation.rewards", "nothing to score: add evaluation.prompts"
+
+
+def _left_out(data: Any, faults: Sequence[Fault]) -> bool:
+    """Take the faulty keys out of `data`. False when one stands in a list, whose other entries would move."""
+    for key, _ in faults:
+        *way, last = key.split(".")
+        holder = data
+        for step in way:
+            holder = holder[int(step)] if isinstance(holder, list) else holder.get(step, {})
+        if isinstance(holder, list):
+            return False
+        holder.pop(last, None)
+        if key in _STAND_INS:
+            holder[last] = _STAND_INS[key]
+    return True

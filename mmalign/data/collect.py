@@ -1,0 +1,90 @@
+"""Pairs that the model makes itself: sample every prompt several times, score, pair the best with the worst.
+
+The pairs lie in `pairs/` of the run folder, pictures beside a `pairs.jsonl` that is written last; a finished collection is
+never made again.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmalign.builtin.console import track
+from mmalign.config import Collect
+from mmalign.data.sources import Pairs
+from mmalign.errors import UserError
+from mmalign.records import Prompt, Samples
+
+if TYPE_CHECKING:
+    from mmalign.run import Run
+
+
+def collect(run: "Run", options: Collect) -> Pairs:
+    """The run's own pairs, made now unless they are there. Raises UserError when every prompt is tied."""
+    folder = run.folder / "pairs"
+    manifest = folder / "pairs.jsonl"
+    if run.is_main and not manifest.is_file():
+        folder.mkdir(exist_ok=True)
+        _write(manifest, _collected(run, options, folder))
+    run.engine.wait()
+    return Pairs(str(manifest))
+
+
+def best_and_worst(scores: Tensor) -> tuple[int, int] | None:
+    """Indices of the highest and the lowest of `[N]` scores, or None when all are tied. NaN counts as no score."""
+    known = torch.nonzero(~torch.isnan(scores)).flatten()
+    if len(known) == 0 or scores[known].max() == scores[known].min():
+        return None
+    return int(known[scores[known].argmax()]), int(known[scores[known].argmin()])
+
+
+def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any]]:
+    """The rows of the manifest; says how many prompts gave none."""
+    prompts = [run.parts.data[i]["prompt"] for i in range(len(run.parts.data))]
+    at_once = max(1, run.config.evaluation.batch_size // options.samples_per_prompt)
+    starts = track(range(0, len(prompts), at_once), "collecting pairs")
+    rows = [row for i in starts for row in _pairs_of(run, prompts[i : i + at_once], i, options, folder)]
+    if not rows:
+        raise UserError(
+            "collect: all samples of every prompt tie, so there is no pair; take more samples or another reward"
+        )
+    if tied := len(prompts) - len(rows):
+        run.warn(f"collected {len(rows)} pairs; the samples of {tied} prompts all tied, so these prompts are left out")
+    return rows
+
+
+def _pairs_of(
+    run: "Run", prompts: Sequence[Prompt], first: int, options: Collect, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """At most one pair for each of some prompts, of which the first is the `first` of all."""
+    count = options.samples_per_prompt
+    repeated = [prompt for prompt in prompts for _ in range(count)]
+    start = (run.config.trainer.seed * len(run.parts.data) + first) * count
+    samples = run.parts.policy.sample(repeated, list(range(start, start + len(repeated))))
+    scores = run.parts.reward(samples).values
+    for i, prompt in enumerate(prompts):
+        own = slice(i * count, (i + 1) * count)
+        if (ends := best_and_worst(scores[own])) is not None:
+            yield _pair(run, samples[own], scores[own], ends, prompt, folder / f"{first + i:05d}")
+    run.parts.reward.drain()
+
+
+def _pair(
+    run: "Run", samples: Samples, scores: Tensor, ends: tuple[int, int], prompt: Prompt, folder: Path
+) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    paths = run.hook.mmalign_write_samples(samples=samples, folder=folder)
+    if paths is None:
+        raise UserError("collect: no installed plugin can write this model's samples")
+    best, worst = (str(paths[end].relative_to(folder.parent)) for end in ends)
+    return {"prompt": prompt.text, "chosen": best, "rejected": worst, "scores": [float(scores[end]) for end in ends]}
+
+
+def _write(manifest: Path, rows: Sequence[dict[str, Any]]) -> None:
+    partial = manifest.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, manifest)

@@ -1,0 +1,158 @@
+"""Read prompts and preference pairs from files or the hub.
+
+Text files hold one prompt a line; jsonl, csv and parquet go through Hugging Face `datasets`. Media are paths relative to the
+file that names them, or bytes. Rows are made when they are asked for, so pictures stay on the disk until then.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmalign.data.presets import PRESETS, Preset
+from mmalign.errors import UserError, nearest
+from mmalign.parts import Row
+from mmalign.records import Media, Prompt
+
+_LOADERS = {".csv": "csv", ".parquet": "parquet"}
+
+
+class Prompts:
+    """Prompts from a file.
+
+    path: a .txt file with a prompt a line, or a .jsonl, .csv or .parquet file. column: which column holds the text.
+    """
+
+    def __init__(self, path: str, column: str = "prompt"):
+        self._prompts = [Prompt(text) for text in _texts(Path(path), column)]
+        if not self._prompts:
+            raise UserError(f"{path} holds no prompts: write one a line")
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __getitem__(self, index: int) -> Row:
+        return {"prompt": self._prompts[index]}
+
+
+class SampleRows:
+    """Prompts with the picture (or video) that answers each, for supervised objectives.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. column, sample: the columns with the prompt
+    and with the medium. split: which split, for a data set on the hub.
+    """
+
+    def __init__(self, path: str, column: str = "prompt", sample: str = "sample", split: str = "train"):
+        self._table = table(path, split)
+        self._folder = Path(path).parent
+        self._column, self._sample = column, sample
+        known = list(self._table[0]) if len(self._table) else [column, sample]
+        if missing := {column, sample} - set(known):
+            raise UserError(f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(known)}")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._table[index]
+        return {"prompt": Prompt(row[self._column]), "sample": medium(row[self._sample], self._folder)}
+
+
+class Pairs:
+    """Preference pairs: a prompt and two pictures (or videos) of which the first is preferred. Ties are left out.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub.
+    preset: the layout: "mmalign" (prompt, chosen, rejected) or "pick-a-pic" (caption, jpg_0, jpg_1, label_0).
+    split: which split, for a data set on the hub.
+    """
+
+    def __init__(self, path: str, preset: str = "mmalign", split: str = "train"):
+        self._table = table(path, split)
+        self._folder = Path(path).parent
+        if preset not in PRESETS:
+            raise UserError(f"unknown preset '{preset}'{nearest(preset, PRESETS) or '; known: ' + ', '.join(PRESETS)}")
+        self._preset: Preset = PRESETS[preset]
+        self._rows = list(self._decided(path))
+        if not self._rows:
+            raise UserError(f"{path} holds no pair with a preference")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._table[self._rows[index]]
+        pair = self._preset.pair(row)
+        return {
+            "prompt": Prompt(pair["prompt"]),
+            "chosen": medium(pair["chosen"], self._folder),
+            "rejected": medium(pair["rejected"], self._folder),
+        }
+
+    def _decided(self, path: str) -> Iterator[int]:
+        """Indices of the rows with a preference. Reads the label column alone, never the pictures."""
+        columns = list(self._table[0]) if len(self._table) else list(self._preset.columns)
+        if missing := [c for c in self._preset.columns if c not in columns]:
+            raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns)}. Is preset right?")
+        label = self._preset.label
+        labels = [None] * len(self._table) if label is None else self._table[label]  # type: ignore[call-overload]
+        yield from (i for i, value in enumerate(labels) if self._preset.decided(value))
+
+
+def medium(value: Any, folder: Path) -> Media:
+    """A cell of a table as `Media`: bytes stay, a path is relative to `folder`."""
+    if isinstance(value, dict):  # how `datasets` holds a picture that is not decoded
+        value = value.get("bytes") or value["path"]
+    return value if isinstance(value, bytes) else folder / value
+
+
+def table(path: str, split: str = "train") -> Sequence[dict[str, Any]]:
+    """The rows of a file or of a data set on the hub. Raises UserError when there is neither."""
+    file = Path(path)
+    if file.suffix == ".jsonl" and file.is_file():
+        return list(_jsonl(file))
+    try:
+        from datasets import load_dataset
+
+        if file.is_file() and file.suffix in _LOADERS:
+            rows: Sequence[dict[str, Any]] = load_dataset(_LOADERS[file.suffix], data_files=path, split="train")
+            return rows
+        if file.suffix or file.is_absolute() or "/" not in path:
+            raise UserError(f"no such file: {path}")
+        rows = load_dataset(path, split=split)
+        return rows
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot read {path} ({reason}): is it a file here, or a data set id and the hub in reach?"
+        ) from error
+
+
+def _texts(path: Path, column: str) -> Iterator[str]:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    if path.suffix == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        yield from (line.strip() for line in lines if line.strip())
+        return
+    for number, row in enumerate(table(str(path)), start=1):
+        if column not in row:
+            raise UserError(f"{path}: row {number} has no column '{column}'{nearest(column, row)}")
+        yield str(row[column])
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a row must be a JSON object, this is {type(row).__name__}")
+        yield row

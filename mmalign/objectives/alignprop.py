@@ -1,0 +1,60 @@
+"""AlignProp. Prabhudesai et al. 2023, arXiv:2310.03739; as in the authors' code (mihirp1998/AlignProp).
+
+    L = c |R - r(x_0)|,    x_0 depends on θ through the sampler's steps b, ..., N-1
+    b = int(z N / 50),  z ~ Normal(42, 5²),  drawn again until 1 <= b < N
+
+R is a reward out of reach; without one L = -c r(x_0). Each batch draws its own b.
+
+Where it differs:
+1. The paper draws N - b ~ U(0, 50): `truncation: uniform`. The code's numbers are for N = 50; here they scale with N.
+2. Steps before b run without gradient; the code computes it and drops it.
+3. The paper samples with `sampling.eta` 0, the code with 1.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.objectives import reward_gradient
+from mmalign.parts import Batch, Parts
+from mmalign.records import Loss
+from mmalign.samplers import gradient
+from mmalign.specs import Objective
+
+
+def loss(rewards: Tensor, penalty: Tensor, *, target: float | None = None, coefficient: PositiveFloat = 0.01) -> Loss:
+    """target: R. coefficient: c."""
+    distance = -rewards if target is None else (target - rewards).abs()
+    return reward_gradient.loss(coefficient * distance, rewards, penalty)
+
+
+def terms(
+    parts: Parts,
+    batch: Batch,
+    rng: torch.Generator,
+    *,
+    truncation: Literal["normal", "uniform", "fixed"] = "normal",
+    k: PositiveInt = 1,
+    drift: NonNegativeFloat = 0.0,
+) -> dict[str, Tensor]:
+    """truncation: how b is drawn; "fixed" is the last `k` steps. drift: λ of `reward_gradient`."""
+    steps = parts.policy.sampling.steps
+    plan = gradient.last(steps, k if truncation == "fixed" else steps - first_step(steps, truncation, rng))
+    return reward_gradient.terms(parts, batch, rng, plan, drift)
+
+
+def first_step(steps: int, truncation: str, rng: torch.Generator) -> int:
+    """b, the first step with gradient, in 1..steps-1."""
+    if steps < 2:
+        raise UserError("alignprop: a random truncation needs sampling.steps of 2 or more")
+    b = 0
+    while not 1 <= b < steps:
+        z = 42 + 5 * torch.randn((), generator=rng) if truncation == "normal" else 50 * torch.rand((), generator=rng)
+        b = int(z * steps / 50)
+    return b
+
+
+objective = Objective(loss, terms)

@@ -1,0 +1,76 @@
+"""What a run is made of, once it is built. Objectives see nothing else."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from mmalign.records import Prompt, Samples, Scores
+from mmalign.specs import Objective
+
+Row = Mapping[str, Any]
+Batch = Mapping[str, Sequence[Any]]
+
+
+class Policy(Protocol):
+    """What every process makes of an adapter. Capabilities beyond this are named in `offers`."""
+
+    offers: frozenset[str]
+    network: nn.Module
+    """The module that trains; the engine may put a wrapped one in its place."""
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+        """One sample a prompt, without gradient; each depends on its own seed alone."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Within it the policy is the untouched model."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trainable weights."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take trainable weights back."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the result in the ecosystem's own format."""
+        ...
+
+
+class Reward(Protocol):
+    """A callable on samples, checked: it always gives `Scores` with values `[B]`."""
+
+    def __call__(self, samples: Samples) -> Scores:
+        """Score `B` samples, higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward that evaluates. role: "trained" if the run optimises it, else "held-out"."""
+
+    role: str
+    reward: Reward
+
+
+@dataclass(frozen=True)
+class Parts:
+    """policy × feedback × objective, and what evaluates them.
+
+    policy: typed loosely, since its capabilities beyond `Policy` depend on its process.
+    reward: the weighted sum of the config's `rewards`, or None without any.
+    data: a sequence of rows.
+    """
+
+    policy: Any
+    objective: Objective
+    data: Sequence[Row]
+    reward: Any = None
+    judges: Mapping[str, Judge] | None = None
+    evaluation_prompts: Sequence[Prompt] = ()

@@ -1,0 +1,1 @@
+"""What mmalign does with rewards: check them, weigh them, add them up."""

@@ -1,0 +1,255 @@
+"""A run: its folder, its state, and everything that a resume brings back.
+
+All state goes through one door, `run.keep(name, obj)`: weights, optimiser, data position, random streams and whatever a
+plugin wants to remember. A run that is killed at any step and resumed is bitwise the run that was not.
+"""
+
+import json
+import platform
+import random
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+
+from mmalign import checkpoint, loop
+from mmalign.compose import Chosen, build, resolved
+from mmalign.config import Config
+from mmalign.data.collect import collect
+from mmalign.document import dump, read
+from mmalign.engine import Engine
+from mmalign.errors import UserError
+from mmalign.feeds import Rows
+from mmalign.parts import Parts
+
+MAY_CHANGE = {"trainer.steps", "trainer.checkpoint_every", "trainer.keep_checkpoints", "evaluation.every"}
+"""Keys that a resumed run may set anew: they change how long it goes on, not what a step does."""
+
+
+class Stateful(Protocol):
+    """What can be kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, lists and dicts only."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take it back."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Stateful)
+
+
+class Run:
+    """One run, as hooks see it.
+
+    folder, config, parts: what it is made of. step: updates done. steps: updates to do. hook: calls every plugin.
+    stopped: why it stopped early, or None.
+    """
+
+    def __init__(self, chosen: Chosen, folder: Path, engine: Engine, parts: Parts, restored: tuple[Any, Any]):
+        self.chosen = chosen
+        self.config: Config = chosen.config
+        self.hook: Any = chosen.plugins.hook
+        self.folder = folder
+        self.engine = engine
+        self.parts = parts
+        self.step = 0
+        self.steps = self.config.trainer.steps
+        self.stopped: str | None = None
+        self.feed: Rows
+        self._shared: dict[str, Stateful] = {}
+        self._local: dict[str, Stateful] = {}
+        self._streams: dict[str, Stream] = {}
+        self._restored_shared, self._restored_local = restored
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.engine.is_main
+
+    def keep(self, name: str, obj: Kept, *, per_process: bool = False) -> Kept:
+        """Make `obj` part of every checkpoint; when resuming, its state is put back at once. Returns `obj`.
+
+        per_process: each process has its own state. Raises ValueError for a name that is taken.
+        """
+        kept, restored = (self._local, self._restored_local) if per_process else (self._shared, self._restored_shared)
+        if name in kept:
+            raise ValueError(f"run.keep: '{name}' is kept already")
+        kept[name] = obj
+        if name in restored:
+            obj.load_state_dict(restored[name])
+        return obj
+
+    def stream(self, name: str) -> torch.Generator:
+        """The random stream of that name: independent of all others, different on each process, kept."""
+        if name not in self._streams:
+            stream = Stream(f"{name}/{self.config.trainer.seed}/{self.engine.rank}")
+            self._streams[name] = self.keep(f"stream/{name}", stream, per_process=True)
+        return self._streams[name].generator
+
+    def warn(self, message: str) -> None:
+        """Note something that a person should know, in `warnings.jsonl`; the report shows it."""
+        if self.is_main:
+            with open(self.folder / "warnings.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, "message": message}) + "\n")
+
+    def checkpoint(self) -> Path:
+        """Write a checkpoint of this step now, from every process."""
+        root = self.folder / "checkpoints"
+        if self.is_main:
+            checkpoint.begin(root, self.step)
+        self.engine.wait()
+        partial = root / f".{checkpoint.name(self.step)}.partial"
+        checkpoint.write(partial, f"rank-{self.engine.rank}.pt", _states(self._local))
+        if self.is_main:
+            checkpoint.write(partial, "shared.pt", {"step": self.step, **_states(self._shared)})
+        self.engine.wait()
+        if self.is_main:
+            folder = checkpoint.finish(partial, self.step)
+            self.hook.mmalign_checkpoint(run=self, folder=folder)
+        self.engine.wait()
+        return root / checkpoint.name(self.step)
+
+
+class Stream:
+    """A CPU random generator whose state can be kept. seed: any text."""
+
+    def __init__(self, seed: str):
+        # The text's own bytes, so that streams of different names never share a seed.
+        self.generator = torch.Generator().manual_seed(int.from_bytes(seed.encode(), "little") % (2**63 - 25))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state."""
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.generator.set_state(state["state"])
+
+
+class GlobalRandom:
+    """The process-wide random states (dropout, libraries), as something to keep."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch, its accelerators, numpy and Python."""
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        numpy_state = [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest]
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": numpy_state,
+            "python": list(random.getstate()[1]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        random.setstate((3, tuple(state["python"]), None))
+
+
+def train(chosen: Chosen, resume: bool = False) -> Path:
+    """Do the whole run and return its folder.
+
+    Raises UserError for a folder that already holds a run (unless `resume`), or one whose config differs (when resuming).
+    """
+    engine = Engine(chosen.config.trainer)
+    folder = run_folder(chosen.config)
+    restored = engine.broadcast(_open(chosen, folder, resume) if engine.is_main else None)
+    set_seed(chosen.config.trainer.seed)
+    parts = build(chosen, engine.device)
+    run = Run(chosen, folder, engine, parts, checkpoint.read(restored, engine.rank) if restored else ({}, {}))
+    run.step = run._restored_shared.get("step", 0)
+    _describe_environment(run)
+    try:
+        _start(run)
+        run.hook.mmalign_run_start(run=run)
+        loop.train(run)
+        if run.is_main:
+            parts.policy.save(folder / "model")
+    except BaseException as error:
+        run.hook.mmalign_run_end(run=run, error=error)
+        raise
+    run.hook.mmalign_run_end(run=run, error=None)
+    return folder
+
+
+def run_folder(config: Config) -> Path:
+    """`runs/<name>`."""
+    return Path(config.folder) / config.name
+
+
+def _start(run: Run) -> None:
+    """Prepare what trains, and keep all of it."""
+    config, engine, policy = run.config, run.engine, run.parts.policy
+    rows = run.parts.data
+    if config.collect is not None:
+        rows = collect(run, config.collect)
+    engine.prepare(policy)
+    run.keep("policy", policy)
+    run.keep("engine", engine)
+    run.keep("random", GlobalRandom(), per_process=True)
+    run.feed = run.keep("feed", Rows(rows, config.trainer.batch_size, config.trainer.seed, engine.rank, engine.world))
+
+
+def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
+    """Make or check the run folder. Returns the checkpoint to go on from."""
+    written = folder / "config.yaml"
+    plain = resolved(chosen)
+    if not resume:
+        if written.exists():
+            raise UserError(f"{folder} already holds a run: go on with --resume, or choose another name=...")
+        folder.mkdir(parents=True, exist_ok=True)
+        dump(plain, written)
+        return None
+    if not written.is_file():
+        raise UserError(f"nothing to resume: {folder} holds no run")
+    if changed := _differences(read(written), plain):
+        raise UserError(f"{folder} was started with another config; what differs: {', '.join(changed)}")
+    dump(plain, written)
+    return (checkpoint.found(folder / "checkpoints") or [None])[-1]
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys([*old, *new])
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    same = old == new or key in MAY_CHANGE
+    return [] if same else [f"{key} ({old} -> {new})"]
+
+
+def _states(kept: Mapping[str, Stateful]) -> dict[str, Any]:
+    return {name: obj.state_dict() for name, obj in kept.items()}
+
+
+def _describe_environment(run: Run) -> None:
+    if not run.is_main:
+        return
+    packages = ("mmalign", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch")
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(run.engine.device),
+        "processes": run.engine.world,
+        "threads": torch.get_num_threads(),
+        "seed": run.config.trainer.seed,
+        "packages": {name: found for name in packages if (found := _version(name))},
+        "plugins": {p.source.name: f"{p.source.distribution} {p.source.version}" for p in run.chosen.plugins.loaded},
+    }
+    (run.folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

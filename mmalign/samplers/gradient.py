@@ -1,0 +1,65 @@
+"""Sampling with gradient. A plan says which of the sampler's steps carry it; all others run without.
+
+Steps are counted from 0 (pure noise) to N-1 (the last one, whose result is clean).
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.maths.paths import Path
+from mmalign.maths.transitions import ddim_step
+from mmalign.samplers.guidance import Denoise
+from mmalign.samplers.ode import times
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the gradient of a sample flows.
+
+    trained: the steps whose prediction carries gradient.
+    detach_input: predictions carry no gradient to their input `x_t`; what remains flows along the affine sampler.
+    stop: the step at which to read off x0 and end; None goes on to the clean end.
+    renoise: how often the finished sample is noised to the last step's time again and denoised with gradient.
+    """
+
+    trained: frozenset[int]
+    detach_input: bool = False
+    stop: int | None = None
+    renoise: int = 0
+
+
+def last(steps: int, k: int, renoise: int = 0) -> Plan:
+    """Gradient through the last `k` of `steps` steps."""
+    if not 1 <= k <= steps:
+        raise UserError(f"gradient through the last {k} steps, but sampling.steps is {steps}: k must be 1 to {steps}")
+    return Plan(frozenset(range(steps - k, steps)), renoise=renoise)
+
+
+def ddim(
+    denoise: Denoise, path: Path, x: Tensor, grid: Tensor, plan: Plan, eta: float, noise: Callable[[], Tensor]
+) -> Tensor:
+    """Clean latents with gradient, `[(1 + renoise) B, ...]`: the samples, then each re-noised batch.
+
+    x: where to start, `[B, ...]`, standard normal.
+    grid: `[N + 1]` descending times, see `Path.grid`.
+    noise: gives standard normal noise like `x`; asked for each step when `eta` is above 0, and for each re-noising.
+    """
+    for i, (t, t_next) in enumerate(times(grid, x)):
+        with nullcontext() if i in plan.trained else torch.no_grad():
+            output = denoise(x.detach() if plan.detach_input else x, t)
+        if i == plan.stop:
+            return path.split(x, t, output)[0]
+        x = ddim_step(path, x, t, t_next, output, eta, noise() if eta > 0 else None)
+    return torch.cat([x, *(_again(denoise, path, x, grid, eta, noise) for _ in range(plan.renoise))])
+
+
+def _again(denoise: Denoise, path: Path, x0: Tensor, grid: Tensor, eta: float, noise: Callable[[], Tensor]) -> Tensor:
+    """Noise finished samples to the last step's time and denoise them; no gradient flows into how they came to be."""
+    ((t, t_next),) = times(grid[-2:], x0)
+    x_t = path.add_noise(x0.detach(), noise(), t)
+    return ddim_step(path, x_t, t, t_next, denoise(x_t, t), eta, noise() if eta > 0 else None)

@@ -1,0 +1,95 @@
+"""The frozen declarations that plugins yield: what a part is called, what builds it, what it needs and offers.
+
+A spec names what it builds as an object or as `"package.module:attribute"`; the module is imported only when the part is
+chosen. The signature of what is built is the part's config schema (see `mmalign.options`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Literal
+
+API_VERSION = 1
+"""Version of the plugin contract (hooks, specs, records). Raised when a plugin written for the old one would break."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What all declarations share.
+
+    name: how configs call the part, unique within its kind; kebab-case.
+    build: the callable (or record) itself, or `"package.module:attribute"`.
+    paper: where it comes from, for example "arXiv:2311.12908".
+    """
+
+    kind: ClassVar[str] = "part"
+    name: str
+    build: Any
+    paper: str = field(default="", kw_only=True)
+
+    def load(self) -> Any:
+        """What `build` names, imported now if it was a string."""
+        if not isinstance(self.build, str):
+            return self.build
+        module, _, attribute = self.build.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class ModelSpec(Spec):
+    """A model family. `build(**options)` returns the adapter that its process asks for (`mmalign.processes`).
+
+    process: the process that makes capabilities of the adapter, for example "denoising".
+    """
+
+    kind: ClassVar[str] = "model"
+    process: str = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Two functions side by side. Keyword-only parameters of both are the objective's options.
+
+    loss: `loss(**tensors, *, options) -> Loss`, a pure function of named tensors.
+    terms: `terms(parts, batch, rng, *, options) -> dict[str, Tensor]`, where the loss's arguments come from.
+    """
+
+    loss: Callable[..., Any]
+    terms: Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec(Spec):
+    """A training objective. `build` is (or names) an `Objective`.
+
+    needs: capabilities that the model must offer, for example {"likelihood"}.
+    columns: what a row of data must hold, for example {"prompt", "chosen", "rejected"}.
+    reward: what it asks of the run's rewards: "none", "any" or "differentiable".
+    """
+
+    kind: ClassVar[str] = "objective"
+    needs: frozenset[str] = field(default=frozenset(), kw_only=True)
+    columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)
+    reward: Literal["none", "any", "differentiable"] = field(default="none", kw_only=True)
+
+
+@dataclass(frozen=True)
+class RewardSpec(Spec):
+    """A reward. `build(**options)` returns a callable on `Samples` that gives `[B]` or `Scores`, higher is better.
+
+    differentiable: gradient flows from the scores to `samples.media`.
+    """
+
+    kind: ClassVar[str] = "reward"
+    differentiable: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class DataSpec(Spec):
+    """A source of rows. `build(**options)` returns a sequence (`len`, `[i]`) of dicts with the named columns.
+
+    columns: what each row holds: "prompt" (a `Prompt`), "chosen" and "rejected" (`Media`), "sample" (`Media`).
+    """
+
+    kind: ClassVar[str] = "dataset"
+    columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)

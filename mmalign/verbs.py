@@ -1,0 +1,134 @@
+"""What the command line does with a finished run, a config or a folder of samples: sample, score, evaluate."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmalign import checkpoint, plugins
+from mmalign.builtin.evaluation import evaluate as evaluate_policy
+from mmalign.builtin.statistics import summary
+from mmalign.compose import Choice, Chosen, build_judges, build_policy, choose, evaluation_prompts
+from mmalign.config import load
+from mmalign.data.sources import Prompts, SampleRows
+from mmalign.document import value
+from mmalign.errors import UserError
+from mmalign.options import complete
+from mmalign.records import Samples
+from mmalign.rewards.weighted import CheckedReward
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run folder or a config, opened."""
+
+    chosen: Chosen
+    checkpoint: Path | None
+
+
+def open_target(path: Path, overrides: Sequence[str] = ()) -> Target:
+    """Open a run folder (its newest checkpoint) or a config (the model before training)."""
+    config = path / "config.yaml" if path.is_dir() else path
+    if not config.is_file():
+        raise UserError(f"{path} is neither a run folder nor a config file")
+    document = load(config, overrides, tolerant=True)
+    chosen = choose(document, plugins.load(document.config.plugins, document.path.parent))
+    if not path.is_dir():
+        return Target(chosen, None)
+    found = checkpoint.found(path / "checkpoints")
+    if not found:
+        raise UserError(f"{path} holds no checkpoint yet: train it first, or name its config to use the base model")
+    return Target(chosen, found[-1])
+
+
+def policy_of(target: Target) -> Any:
+    """The model, with the checkpoint's weights."""
+    policy = build_policy(target.chosen)
+    if target.checkpoint is not None:
+        shared, _ = checkpoint.read(target.checkpoint, 0)
+        policy.load_state_dict(shared["policy"])
+    return policy
+
+
+def sample(target: Path, prompts: Path, out: Path, overrides: Sequence[str] = ()) -> list[Path]:
+    """Sample each prompt of a file once into `out`, with `samples.jsonl` beside the files. Returns the files."""
+    opened = open_target(target, overrides)
+    rows = Prompts(str(prompts))
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    policy, evaluation = policy_of(opened), opened.chosen.config.evaluation
+    everything = [rows[i]["prompt"] for i in range(len(rows))]
+    seeds = [evaluation.seed + i for i in range(len(everything))]
+    files: list[Path] = []
+    for start in range(0, len(everything), evaluation.batch_size):
+        batch = slice(start, start + evaluation.batch_size)
+        samples = policy.sample(everything[batch], seeds[batch])
+        folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
+        folder.mkdir(exist_ok=True)
+        files += opened.chosen.plugins.hook.mmalign_write_samples(samples=samples, folder=folder)
+    with open(out / "samples.jsonl", "w", encoding="utf-8") as manifest:
+        for prompt, seed, file in zip(everything, seeds, files, strict=True):
+            row = {"prompt": prompt.text, "seed": seed, "sample": str(file.relative_to(out))}
+            manifest.write(json.dumps(row) + "\n")
+    return files
+
+
+def score(folder: Path, rewards: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+    """Score the samples of a folder (its `samples.jsonl`) with each reward, named as in a config.
+
+    options: `reward.key=value`, for example `clip-score.model=ViT-B-32`. Returns {reward: {"mean", "se", "n", "scores"}}.
+    """
+    manifest = folder / "samples.jsonl"
+    if not manifest.is_file():
+        raise UserError(f"{folder} holds no samples.jsonl: make samples with `mmalign sample`")
+    found = plugins.load()
+    scorers = [_scorer(found, name, options) for name in rewards]
+    rows = SampleRows(str(manifest))
+    results: dict[str, list[float]] = {name: [] for name in rewards}
+    for samples in _read(rows, found):
+        for name, scorer in zip(rewards, scorers, strict=True):
+            results[name] += scorer(samples).values.tolist()
+    return {name: {**summary(scores), "scores": scores} for name, scores in results.items()}
+
+
+def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Sample the evaluation prompts and score them with the evaluation rewards. Returns {reward: {"role", "mean", ...}}."""
+    opened = open_target(target, overrides)
+    prompts, judges = evaluation_prompts(opened.chosen), build_judges(opened.chosen)
+    if not prompts or not judges:
+        raise UserError("nothing to evaluate: the config names no evaluation.prompts or no evaluation.rewards")
+    evaluation = opened.chosen.config.evaluation
+    seeds = [evaluation.seed + i for i in range(len(prompts))]
+    outcome = evaluate_policy(policy_of(opened), prompts, judges, seeds, evaluation.batch_size)
+    return {name: {"role": judges[name].role, **summary(scores)} for name, scores in outcome.scores.items()}
+
+
+def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:
+    offer = found.catalogue.find("reward", name)
+    prefix = f"{name}."
+    written = (option.removeprefix(prefix).partition("=") for option in options if option.startswith(prefix))
+    given = {key: value(text) for key, _, text in written}
+    choice = Choice("reward", offer, complete(offer.spec, given))
+    return CheckedReward(name, choice.build())
+
+
+def _read(rows: SampleRows, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:
+    """The samples of a manifest in batches of equal shape."""
+    for start in range(0, len(rows), batch_size):
+        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        media = [read_media(found, Path(str(row["sample"]))) for row in batch]
+        yield Samples([row["prompt"] for row in batch], torch.stack(media))
+
+
+def read_media(found: plugins.Plugins, path: Path) -> torch.Tensor:
+    """A sample's pixels. Raises UserError when the file is missing or no plugin reads its kind."""
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    pixels: torch.Tensor | None = found.hook.mmalign_read_media(path=path)
+    if pixels is None:
+        raise UserError(f"{path}: no installed plugin reads {path.suffix or 'such'} files")
+    return pixels

@@ -1,0 +1,51 @@
+"""From a diffusers scheduler to a path: how clean latents and noise are mixed, and at which times a sampler steps."""
+
+from typing import Any
+
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.maths.paths import VP, Flow, Path
+from mmalign_diffusion.models.families import Family
+
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+
+
+def path_of(scheduler: Any, family: Family) -> Path:
+    """The path that a pipeline's scheduler describes, whichever sampler it is."""
+    settings = scheduler.config
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return _flow(FlowMatchEulerDiscreteScheduler.from_config(settings), family)
+    if settings.get("prediction_type") == "flow_prediction":
+        shift = settings.get("flow_shift", 1.0)
+        return _flow(FlowMatchEulerDiscreteScheduler(settings.num_train_timesteps, shift=shift), family)
+    if settings.get("prediction_type") in PREDICTIONS and "beta_schedule" in settings:
+        return _vp(DDIMScheduler.from_config(settings), PREDICTIONS[settings.prediction_type])
+    raise UserError(
+        f"scheduler {type(scheduler).__name__} describes neither a flow nor an epsilon, v or sample prediction"
+    )
+
+
+def _flow(scheduler: Any, family: Family) -> Flow:
+    return Flow(lambda steps: family.sigmas(scheduler, steps), time_sampling=family.time_sampling)
+
+
+def _vp(scheduler: Any, prediction: str) -> VP:
+    """DDIM over the pipeline's noise schedule. Predictions of x0 are not clipped, which is for models of pixels."""
+
+    def timesteps(steps: int) -> Tensor:
+        longest = scheduler.config.num_train_timesteps
+        if steps > longest:
+            raise UserError(f"sampling.steps: {steps} is more than the {longest} steps of the noise schedule")
+        scheduler.set_timesteps(steps)
+        # "trailing" spacing may yield one time too many, below zero, by rounding.
+        chosen: Tensor = scheduler.timesteps[:steps]
+        return chosen
+
+    return VP(
+        scheduler.alphas_cumprod,
+        prediction=prediction,
+        final_alpha_cumprod=float(scheduler.final_alpha_cumprod),
+        timesteps=timesteps,
+    )

@@ -1,0 +1,129 @@
+"""What trains in a denoiser, and how to be without it: LoRA matrices, or all weights beside a frozen copy."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from mmalign.errors import UserError
+from mmalign_diffusion.models.lora import Lora
+
+
+def weights_of(denoiser: nn.Module, adapter: Lora | None, dtype: torch.dtype) -> "Weights":
+    """LoRA inside `denoiser`, or all of it; frozen weights are in `dtype`."""
+    return FullWeights(denoiser, dtype) if adapter is None else LoraWeights(denoiser, adapter)
+
+
+class Weights(ABC):
+    """What trains in a denoiser."""
+
+    @abstractmethod
+    def trainable(self) -> dict[str, Tensor]:
+        """The weights that train, by name."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[nn.Module | None]:
+        """The untouched model. Yields a frozen module to ask instead, or None where the denoiser is untouched."""
+
+    @abstractmethod
+    def save(self, pipe: Any, folder: Path) -> None:
+        """Write the result as diffusers writes it."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> None:
+        """Move what does not belong to the pipeline."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights, detached."""
+        return {name: weight.detach() for name, weight in self.trainable().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put `state_dict`'s weights back. Weights of another adapter are a UserError."""
+        trainable = self.trainable()
+        if trainable.keys() != state.keys() or any(trainable[name].shape != state[name].shape for name in state):
+            raise UserError(
+                "these weights belong to another model or adapter: keep `model` as it was when they were saved"
+            )
+        for name, weight in trainable.items():
+            weight.copy_(state[name])
+
+
+class LoraWeights(Weights):
+    """LoRA inside a frozen denoiser. The matrices are float32 whatever the base is."""
+
+    def __init__(self, denoiser: Any, lora: Lora):
+        self.denoiser = denoiser.requires_grad_(False)
+        try:
+            denoiser.add_adapter(_peft_config(lora))
+        except ValueError as error:
+            raise UserError(f"adapter: {error}") from None
+        # Fixed here: peft takes `requires_grad` away while adapters are disabled.
+        self._names = {name for name, weight in denoiser.named_parameters() if weight.requires_grad}
+        for weight in self.trainable().values():
+            weight.data = weight.data.float()
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The matrices."""
+        return {name: weight for name, weight in self.denoiser.named_parameters() if name in self._names}
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Adapters are off."""
+        self.denoiser.disable_adapters()
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()
+
+    def save(self, pipe: Any, folder: Path) -> None:
+        """`pytorch_lora_weights.safetensors`, for `pipe.load_lora_weights(folder)`."""
+        name = "unet" if self.denoiser is getattr(pipe, "unet", None) else "transformer"
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.denoiser))
+        # Without the metadata a reader takes the rank for alpha.
+        metadata = self.denoiser.peft_config["default"].to_dict()
+        pipe.save_lora_weights(folder, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata})
+
+    def to(self, device: torch.device | str) -> None:
+        """Nothing lies beside the pipeline."""
+
+
+class FullWeights(Weights):
+    """All weights of the denoiser, in float32, and a frozen copy in `dtype`."""
+
+    def __init__(self, denoiser: nn.Module, dtype: torch.dtype):
+        self.frozen = deepcopy(denoiser).to(dtype).requires_grad_(False).eval()
+        self.denoiser = denoiser.requires_grad_(True)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """Everything."""
+        return dict(self.denoiser.named_parameters())
+
+    def reference(self) -> AbstractContextManager[nn.Module]:
+        """The frozen copy."""
+        return nullcontext(self.frozen)
+
+    def save(self, pipe: Any, folder: Path) -> None:
+        """The whole pipeline, for `DiffusionPipeline.from_pretrained(folder)`."""
+        pipe.save_pretrained(folder)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the frozen copy."""
+        self.frozen.to(device)
+
+
+def _peft_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
+        target_modules=list(lora.target_modules),
+        lora_dropout=lora.dropout,
+        init_lora_weights="gaussian",
+    )

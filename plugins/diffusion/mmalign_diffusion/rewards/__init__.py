@@ -1,0 +1,1 @@
+"""Rewards for pictures: callables on samples that give `[B]`, higher is better."""

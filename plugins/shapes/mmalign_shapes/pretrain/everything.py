@@ -1,0 +1,99 @@
+"""All of it in order: world, autoencoder, generator, the generator's own pictures, CLIP. One seed, about an hour on two cores."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from mmalign_shapes import grammar, oracle
+from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
+from mmalign_shapes.pretrain.data import World, make_world, track
+from mmalign_shapes.pretrain.generator import train_generator
+from mmalign_shapes.pretrain.vae import decode, encode, train_vae
+from mmalign_shapes.prompts import ShapesPrompts, captions
+
+SCENES = 24_000
+GENERATOR_STEPS = 3_000
+PICTURES = 3_072
+CLIP_STEPS = 1_500
+
+_BATCH = 64
+_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
+_SAMPLING_STEPS = (6, 8, 10, 14)
+
+
+def pretrain_all(out: Path, seed: int) -> None:
+    """Train everything and write `sd` and `clip` below `out`, each with a `training.json` of what was measured."""
+    world, unseen = make_world(SCENES, seed), make_world(500, seed + 999)
+    vae = train_vae(world, seed)
+    pipeline = train_generator(world, vae, GENERATOR_STEPS, seed)
+    write_pipeline(pipeline, out / "sd", {"seed": seed, **measure_generator(pipeline, unseen, seed)})
+    generated = generate(pipeline, PICTURES, seed)
+    clip = train_clip(world, generated, pipeline.vae, pipeline.tokenizer, CLIP_STEPS, seed)
+    save_clip(clip, pipeline.tokenizer, out / "clip")
+
+
+def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dict[str, Any]) -> None:
+    """Save the large parts in half precision, which the oracle cannot tell from single; they load as single."""
+    large = (pipeline.unet, pipeline.vae)
+    for part in large:
+        part.half()
+    pipeline.save_pretrained(folder)
+    for part in large:
+        part.float()
+    (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def generate(pipeline: StableDiffusionPipeline, size: int, seed: int) -> Shown:
+    """The generator's own pictures, under many settings, labelled by the oracle."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    prompts = rng.choices(captions("train"), k=size)
+    latents, seen = [], []
+    for start in track(range(0, size, _BATCH), "generating", size // _BATCH):
+        texts = [grammar.say(prompt) for prompt in prompts[start : start + _BATCH]]
+        made = sample(pipeline, texts, rng.choice(_SAMPLING_STEPS), rng.choice(_GUIDANCE), generator)
+        latents.append(made)
+        with torch.no_grad():
+            seen += label(decode(pipeline.vae, made))
+    return Shown(torch.cat(latents), prompts, seen)
+
+
+def sample(
+    pipeline: StableDiffusionPipeline, texts: list[str], steps: int, guidance_scale: float, generator: torch.Generator
+) -> Tensor:
+    """Scaled latents `[B, 8, 8, 8]` for texts."""
+    pipeline.set_progress_bar_config(disable=True)
+    latents: Tensor = pipeline(
+        texts,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=generator,
+        output_type="latent",
+    ).images
+    return latents
+
+
+def measure_generator(pipeline: StableDiffusionPipeline, unseen: World, seed: int) -> dict[str, Any]:
+    """How well the autoencoder keeps pictures, and how often the generator draws what held-out prompts ask for."""
+    with torch.no_grad():
+        kept = torch.cat([decode(pipeline.vae, chunk) for chunk in encode(pipeline.vae, unseen.pictures).split(_BATCH)])
+        texts = [row["prompt"].text for row in ShapesPrompts("held-out", size=256)]
+        generator = torch.Generator().manual_seed(seed)
+        made = torch.cat(
+            [
+                decode(pipeline.vae, sample(pipeline, texts[i : i + _BATCH], 10, 2.0, generator))
+                for i in range(0, len(texts), _BATCH)
+            ]
+        )
+    kept_right, _ = oracle.judge_batch(kept, [grammar.say(caption) for caption in unseen.captions])
+    right, unsure = oracle.judge_batch(made, texts)
+    return {
+        "autoencoder_oracle_accuracy": float(kept_right.mean()),
+        "generator_oracle_accuracy": float(right.mean()),
+        "generator_unsure": float(unsure.mean()),
+        "sampling": {"steps": 10, "guidance_scale": 2.0, "prompts": len(texts)},
+    }

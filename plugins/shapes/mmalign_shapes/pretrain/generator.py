@@ -1,0 +1,147 @@
+"""The generator: a Stable Diffusion pipeline (epsilon) that draws cleanly and errs in content.
+
+A share of its captions is wrong, so it half knows what a caption asks for. Alignment is to repair just that.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mmalign_shapes import grammar
+from mmalign_shapes.grammar import Caption
+from mmalign_shapes.pretrain.data import World, batches, track
+from mmalign_shapes.pretrain.vae import encode
+
+WIDTH = 128
+LENGTH = 24
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def new_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of `texts` is one token and any other text still is some."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False, min_frequency=1
+    )
+    learner.train_from_iterator(texts, trainer)
+    state = json.loads(learner.to_str())["model"]
+    vocab = dict(state["vocab"])
+    for token in [f"{letter}</w>" for letter in alphabet] + [_START, _END]:
+        vocab.setdefault(token, len(vocab))
+    merges = [tuple(merge) for merge in state["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Untrained, three layers."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Untrained, for 8 x 8 latents."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with a longer tail, so that hardly any signal is left where sampling starts."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.02,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+        prediction_type="epsilon",
+    )
+
+
+def train_generator(
+    world: World, vae: AutoencoderKL, steps: int, seed: int, batch_size: int = 64, corruption: float = 0.4
+) -> StableDiffusionPipeline:
+    """Denoise latents under captions of which a share `corruption` is wrong and a tenth is empty. Weights are averaged."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    tokenizer = new_tokenizer([grammar.say(caption, rng) for caption in world.captions[:4000]])
+    text_encoder, unet, scheduler = new_text_encoder(tokenizer), new_unet(), new_scheduler()
+    both = nn.ModuleList([text_encoder, unet]).train()
+    latents = encode(vae, world.pictures)
+    claims = [grammar.corrupted(c, rng) if rng.random() < corruption else c for c in world.captions]
+    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.05)
+    average = EMAModel(both.parameters(), decay=0.998)
+    for indices in track(batches(len(world), batch_size, steps, seed), "generator", steps):
+        ids = tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
+        condition = text_encoder(ids).last_hidden_state
+        noise, times = torch.randn_like(latents[indices]), torch.randint(0, 1000, (len(indices),))
+        noised = scheduler.add_noise(latents[indices], noise, times)
+        loss = F.mse_loss(unet(noised, times, condition).sample, noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.step(both.parameters())
+    average.copy_to(both.parameters())
+    return pipeline(vae, text_encoder.eval(), tokenizer, unet.eval(), scheduler)
+
+
+def pipeline(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+) -> StableDiffusionPipeline:
+    """The parts as a Stable Diffusion pipeline."""
+    return StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
+    """Token ids `[B, LENGTH]`."""
+    ids: torch.Tensor = tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def _words(claim: Caption, rng: random.Random) -> str:
+    return "" if rng.random() < 0.1 else grammar.say(claim, rng)

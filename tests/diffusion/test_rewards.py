@@ -1,0 +1,191 @@
+"""Rewards for pictures: their contract, and that they compute what their names promise."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.records import Prompt, Samples
+from mmalign_diffusion import pictures
+from mmalign_diffusion.rewards.aesthetic import Aesthetic, new_head
+from mmalign_diffusion.rewards.clip import ClipScore
+from mmalign_diffusion.rewards.jpeg import JpegSize
+from mmalign_diffusion.rewards.openclip import OpenClip
+
+Reward = Callable[[Samples], Tensor]
+TEXTS = ["a red circle", "a blue square", "a red circle", "nothing"]
+
+
+@pytest.fixture(scope="session")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the aesthetic predictor under the names of the published file."""
+    file = tmp_path_factory.mktemp("predictor") / "weights.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save({f"layers.{name}": weight for name, weight in new_head().state_dict().items()}, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def rewards(clip_folder: Path, predictor: Path) -> dict[str, Any]:
+    clip = str(clip_folder)
+    return {"clip": ClipScore(path=clip), "aesthetic": Aesthetic(str(predictor), clip_path=clip), "jpeg": JpegSize()}
+
+
+@pytest.fixture
+def reward(request: pytest.FixtureRequest, rewards: dict[str, Any]) -> Any:
+    return rewards[request.param]
+
+
+every_reward = pytest.mark.parametrize("reward", ["clip", "aesthetic", "jpeg"], indirect=True)
+gradient_rewards = pytest.mark.parametrize("reward", ["clip", "aesthetic"], indirect=True)
+
+
+def batch(n: int = 4, side: int = 40) -> Samples:
+    media = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return Samples([Prompt(text) for text in TEXTS[:n]], media)
+
+
+@every_reward
+def test_scores_move_with_their_samples(reward: Reward) -> None:
+    samples, order = batch(), [2, 0, 3, 1]
+    mixed = Samples([samples.prompts[i] for i in order], samples.media[order])
+    torch.testing.assert_close(reward(mixed), reward(samples)[order])
+    assert reward(samples).unique().numel() > 1
+
+
+@every_reward
+def test_one_sample_and_none(reward: Reward) -> None:
+    torch.testing.assert_close(reward(batch(1)), reward(batch())[:1])
+    assert reward(batch(0)).shape == (0,)
+
+
+@every_reward
+def test_a_sample_that_is_no_number_scores_none_and_spoils_no_other(reward: Reward) -> None:
+    samples = batch()
+    spoilt = Samples(samples.prompts, samples.media.clone())
+    spoilt.media[1, 0, 3, 3] = torch.nan
+    scores = reward(spoilt)
+    assert scores.isnan().tolist() == [False, True, False, False]
+    torch.testing.assert_close(scores[[0, 2, 3]], reward(samples)[[0, 2, 3]])
+
+
+@gradient_rewards
+def test_gradient_reaches_pixels_and_no_weight(reward: Any) -> None:
+    media = batch().media.requires_grad_()
+    reward(Samples(batch().prompts, media)).sum().backward()
+    assert media.grad is not None
+    assert media.grad.isfinite().all()
+    assert (media.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+    assert not any(weight.requires_grad for weight in reward.clip.model.parameters())
+
+
+def test_clip_score_is_the_cosine(clip_folder: Path) -> None:
+    score = ClipScore(path=str(clip_folder))
+    samples = batch(2, side=32)
+    model = open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip_folder}")
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
+    normalised = (samples.media - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        pictures, texts = model.encode_image(normalised), model.encode_text(tokenizer(samples.texts))
+    torch.testing.assert_close(score(samples), torch.cosine_similarity(pictures, texts))
+
+
+def test_preprocessing_is_near_that_of_open_clip_on_files(clip_folder: Path) -> None:
+    """Theirs goes through 8 bits, ours through floats."""
+    clip = OpenClip("", "", str(clip_folder))
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 5, generator=generator), (60, 50), mode="bilinear")
+    image = pictures.to_image(smooth[0])
+    transform = image_transform_v2(PreprocessCfg(**clip.model.visual.preprocess_cfg), is_train=False)
+    ours = (pictures.fit(pictures.read(_png(image))[None], 32, "bicubic")[0] - clip.mean) / clip.std
+    assert (ours - transform(image)).abs().max() < 0.05
+
+
+def test_each_text_is_embedded_once(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = ClipScore(path=str(clip_folder))
+    seen: list[int] = []
+    embed = score.clip.model.encode_text
+    monkeypatch.setattr(score.clip.model, "encode_text", lambda tokens: seen.append(len(tokens)) or embed(tokens))
+    first = score(batch())
+    assert torch.equal(score(batch()), first)
+    assert seen == [3]
+
+
+def test_the_aesthetic_predictor_is_one_affine_map(rewards: dict[str, Any]) -> None:
+    head = rewards["aesthetic"].head.double()
+    points = torch.randn(2, 768, dtype=torch.float64)
+    mean = head(points.mean(dim=0))
+    torch.testing.assert_close(mean, head(points).mean(dim=0))
+    assert [tuple(layer.weight.shape) for layer in head if hasattr(layer, "weight")] == [
+        (1024, 768),
+        (128, 1024),
+        (64, 128),
+        (16, 64),
+        (1, 16),
+    ]
+    head.float()
+
+
+def test_the_aesthetic_predictor_reads_safetensors_too(predictor: Path, clip_folder: Path, tmp_path: Path) -> None:
+    save_file(torch.load(predictor), tmp_path / "weights.safetensors")
+    first = Aesthetic(str(predictor), clip_path=str(clip_folder))
+    second = Aesthetic(str(tmp_path / "weights.safetensors"), clip_path=str(clip_folder))
+    assert torch.equal(first(batch()), second(batch()))
+
+
+def test_jpeg_size_is_that_of_the_file_in_kilobytes() -> None:
+    samples = batch(2)
+    file = io.BytesIO()
+    pictures.to_image(samples.media[0]).save(file, "JPEG", quality=95)
+    assert JpegSize()(samples)[0].item() == pytest.approx(len(file.getvalue()) / 1000)
+    plain = Samples(samples.prompts, torch.full_like(samples.media, 0.5))
+    assert (JpegSize()(plain) < JpegSize()(samples) / 2).all()
+    assert (JpegSize(quality=20)(samples) < JpegSize()(samples)).all()
+
+
+def test_weights_that_want_the_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip only warns when ViT-L-14 is asked for with OpenAI's weights, and then computes something else."""
+    asked: dict[str, bool] = {}
+
+    def create(name: str, pretrained: str, *, force_quick_gelu: bool, **_: Any) -> Any:
+        asked[f"{name} {pretrained}"] = force_quick_gelu
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    for name, pretrained in [("ViT-L-14", "openai"), ("ViT-L-14", "laion2b_s32b_b82k")]:
+        with pytest.raises(UserError):
+            OpenClip(name, pretrained)
+    assert asked == {"ViT-L-14 openai": True, "ViT-L-14 laion2b_s32b_b82k": False}
+
+
+def test_mistakes_are_named(clip_folder: Path, predictor: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="knows no 'ViT-L-41', did you mean 'ViT-L-14'"):
+        ClipScore(model="ViT-L-41")
+    with pytest.raises(UserError, match="ViT-L-14 has no weights 'opnai'; there are openai, laion400m_e31"):
+        ClipScore(pretrained="opnai")
+    with pytest.raises(UserError, match=r"CLIP ViT-B-32 \(openai\) cannot be loaded"):
+        ClipScore(model="ViT-B-32")
+    with pytest.raises(UserError, match="no folder with an open_clip model"):
+        ClipScore(path=str(tmp_path))
+    with pytest.raises(UserError, match="Download sac"):
+        Aesthetic(str(tmp_path / "none.pth"), clip_path=str(clip_folder))
+    (tmp_path / "other.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not the weights of the aesthetic predictor"):
+        Aesthetic(str(tmp_path / "other.pth"), clip_path=str(clip_folder))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

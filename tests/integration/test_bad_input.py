@@ -1,0 +1,74 @@
+"""Each mistake gives one message with the thing, the place and the remedy; exit code 2, no traceback, nothing written."""
+
+import pytest
+
+CASES = {
+    "misspelt key": (["trainer.lerning_rate=1"], ["lerning_rate", "learning_rate"]),
+    "wrong type": (["trainer.steps=abc"], ["trainer.steps", "whole number", "abc"]),
+    "unknown component": (["objective=alinprop"], ["alinprop", "alignprop"]),
+    "missing file of prompts": (["evaluation.prompts=nowhere.txt"], ["nowhere.txt", "no such file"]),
+    "missing model": (["model.path=./nowhere"], ["./nowhere", "no such folder"]),
+    "hub id while offline": (["model.path=nobody/nothing"], ["nobody/nothing"]),
+    "reward without gradient": (["rewards=[oracle]"], ["oracle", "differentiable"]),
+    "data without pairs": (["objective=dpo"], ["dpo", "chosen"]),
+    "no reward": (["rewards=[]"], ["draft", "rewards"]),
+    "missing package": (["model.path=mmalign_nothing:assets/sd"], ["pip install mmalign-nothing"]),
+}
+
+
+@pytest.mark.parametrize(("overrides", "words"), CASES.values(), ids=CASES.keys())
+def test_a_mistake_is_one_message(mmalign, config, tmp_path, overrides, words):
+    outcome = mmalign("train", config(), *overrides)
+    assert outcome.returncode == 2, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+    assert not (tmp_path / "runs/small/metrics.jsonl").exists()
+
+
+def test_an_empty_prompt_file_is_named(mmalign, config, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    outcome = mmalign("train", config(), "evaluation.prompts=empty.txt")
+    assert outcome.returncode == 2
+    assert "empty.txt" in outcome.stderr
+
+
+def test_every_fault_is_told_at_once(mmalign, config):
+    outcome = mmalign("train", config(), "trainer.steps=0", "objective=alinprop", "sampling.stps=3")
+    assert outcome.returncode == 2
+    assert all(word in outcome.stderr for word in ("trainer.steps", "alinprop", "stps"))
+
+
+def test_an_unreadable_picture_is_named(mmalign, config, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a red circle", "chosen": "a.png", "rejected": "a.png"}\n')
+    path = tmp_path / "pairs.jsonl"
+    outcome = mmalign("train", config(), f"data={{type: pairs, path: {path}}}", "objective=dpo")
+    assert outcome.returncode == 2
+    assert "a.png" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+NAN = '''
+import torch
+from mmalign import RewardSpec, hookimpl
+
+class Nan:
+    """Not a number, always."""
+    def __call__(self, samples):
+        return samples.media.mean(dim=(1, 2, 3)) * torch.nan
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("nan", Nan, differentiable=True)
+'''
+
+
+def test_five_non_finite_steps_stop_the_run(mmalign, config, tmp_path):
+    (tmp_path / "nan.py").write_text(NAN)
+    outcome = mmalign("train", config(extra="plugins: [./nan.py]\n"), "rewards=[nan]", "trainer.steps=20")
+    assert outcome.returncode == 1
+    assert "not finite" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert len((tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()) == 5
+    assert list((tmp_path / "runs/small/checkpoints").glob("step-*"))

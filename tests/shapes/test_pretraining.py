@@ -1,0 +1,76 @@
+"""The pretraining's own parts: a tokenizer for any word, an autoencoder whose latents are centred, a CLIP folder."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from mmalign_shapes.pretrain.clip import new_clip, save_clip
+from mmalign_shapes.pretrain.data import World, floats, make_world
+from mmalign_shapes.pretrain.generator import LENGTH, new_scheduler, new_tokenizer, tokenize
+from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised
+
+TEXTS = ["a red circle left of a blue square", "there is a green cross"]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    """A few pictures."""
+    return make_world(48, seed=0)
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    """Untrained, with latents that have a mean."""
+    torch.manual_seed(0)
+    vae = new_vae().eval().requires_grad_(False)
+    vae.quant_conv.bias += 0.5
+    return vae
+
+
+def test_standardising_changes_the_latents_and_not_the_pictures(world: World, vae: AutoencoderKL) -> None:
+    pictures = floats(world.pictures) * 2 - 1
+    before = vae(pictures).sample
+    standardised(vae, world.pictures)
+    assert torch.allclose(vae(pictures).sample, before, atol=1e-4)
+    latents = encode(vae, world.pictures)
+    assert latents.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    assert abs(float(latents.std()) - 1) < 1e-2
+
+
+def test_decoding_gives_pictures_with_gradient(vae: AutoencoderKL) -> None:
+    latents = torch.randn(2, 8, 8, 8, requires_grad=True)
+    pictures = decode(vae, latents)
+    pictures.sum().backward()
+    assert pictures.shape == (2, 3, 64, 64)
+    assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
+    assert latents.grad is not None
+
+
+def test_sampling_starts_where_training_ends_and_almost_nothing_of_the_picture_is_left() -> None:
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(12)
+    assert scheduler.timesteps[0] == scheduler.config.num_train_timesteps - 1
+    assert scheduler.alphas_cumprod[-1].sqrt() < 0.02
+
+
+def test_token_ids_are_padded_and_end_with_the_highest_id() -> None:
+    tokenizer = new_tokenizer(TEXTS)
+    ids = tokenize(tokenizer, [*TEXTS, "an unknown xylophone, é"])
+    assert ids.shape == (3, LENGTH)
+    assert int(ids.max()) == tokenizer.eos_token_id == len(tokenizer) - 1  # CLIP pools at the highest id
+    assert tokenizer.tokenize(TEXTS[0]) == [f"{word}</w>" for word in TEXTS[0].split()]
+
+
+def test_open_clip_loads_what_was_saved(tmp_path: Path) -> None:
+    tokenizer = new_tokenizer(TEXTS)
+    clip = new_clip(tokenizer).eval()
+    save_clip(clip, tokenizer, tmp_path)
+    loaded, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
+    pictures = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ids, tokenize(tokenizer, TEXTS))
+    assert torch.equal(loaded.encode_image(pictures), clip.encode_image(pictures))
+    assert torch.equal(loaded.encode_text(ids), clip.encode_text(ids))

@@ -1,0 +1,96 @@
+"""Small promises of the core: weighted rewards, pairing, checkpoints, random streams, and what the core may import."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmalign import UserError, checkpoint
+from mmalign.data.collect import best_and_worst
+from mmalign.records import Prompt, Samples, Scores
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from mmalign.run import GlobalRandom, Stream
+
+FORBIDDEN = ("diffusers", "transformers", "open_clip", "peft", "torchvision", "PIL")
+
+
+def samples(n: int) -> Samples:
+    return Samples([Prompt("x")] * n, torch.rand(n, 3, 2, 2))
+
+
+def test_weighted_reward_adds_up_and_logs_raw():
+    one = CheckedReward("one", lambda s: torch.ones(len(s)))
+    two = CheckedReward("two", lambda s: Scores(torch.arange(len(s)).float()))
+    reward = WeightedReward([one, two], [2.0, -1.0])
+    assert reward(samples(3)).values.tolist() == [2.0, 1.0, 0.0]
+    assert {name: float(value) for name, value in reward.drain().items()} == {"reward/one": 1.0, "reward/two": 1.0}
+    assert reward.drain() == {}
+
+
+@pytest.mark.parametrize("answer", [torch.ones(3, 1), torch.tensor(1.0), None])
+def test_a_reward_of_another_shape_is_refused(answer):
+    with pytest.raises(UserError, match="one score a sample"):
+        CheckedReward("odd", lambda s: answer)(samples(3))
+
+
+def test_best_and_worst():
+    nan = float("nan")
+    assert best_and_worst(torch.tensor([0.1, 0.9, 0.5])) == (1, 0)
+    assert best_and_worst(torch.tensor([nan, 0.9, 0.5])) == (1, 2)
+    assert best_and_worst(torch.tensor([0.5, 0.5])) is None
+    assert best_and_worst(torch.tensor([nan, 0.5])) is None
+
+
+def test_checkpoints_count_only_when_renamed(tmp_path):
+    partial = checkpoint.begin(tmp_path, 3)
+    checkpoint.write(partial, "shared.pt", {"step": 3})
+    checkpoint.write(partial, "rank-0.pt", {"x": torch.ones(2)})
+    assert checkpoint.found(tmp_path) == []
+    folder = checkpoint.finish(partial, 3)
+    shared, own = checkpoint.read(folder, 0)
+    assert shared == {"step": 3}
+    assert own["x"].tolist() == [1, 1]
+    with pytest.raises(UserError, match="processes"):
+        checkpoint.read(folder, 1)
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for step in (1, 2, 10):
+        checkpoint.finish(checkpoint.begin(tmp_path, step), step)
+    checkpoint.prune(tmp_path, 2)
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-000002", "step-000010"]
+
+
+def test_streams_are_independent_and_go_on():
+    first, second = Stream("draws/0/0"), Stream("draws/0/1")
+    assert not torch.rand(3, generator=first.generator).equal(torch.rand(3, generator=second.generator))
+    state = first.state_dict()
+    rest = torch.rand(3, generator=first.generator)
+    first.load_state_dict(state)
+    assert torch.rand(3, generator=first.generator).equal(rest)
+
+
+def test_global_random_comes_back():
+    import random
+
+    import numpy as np
+
+    kept = GlobalRandom()
+    state = kept.state_dict()
+    drawn = (torch.rand(1).item(), np.random.rand(), random.random())
+    kept.load_state_dict(state)
+    assert drawn == (torch.rand(1).item(), np.random.rand(), random.random())
+
+
+def test_the_core_imports_no_modality_library():
+    """All of the core in a fresh process; accelerate and datasets may bring transformers along, so they are left out."""
+    code = (
+        "import importlib, pkgutil, sys, mmalign\n"
+        "for module in pkgutil.walk_packages(mmalign.__path__, 'mmalign.'):\n"
+        "    if module.name.split('.')[-1] not in ('engine', 'run', 'plan', '__main__', 'verbs'):\n"
+        "        importlib.import_module(module.name)\n"
+        f"print([name for name in {FORBIDDEN!r} if name in sys.modules])"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.stdout.strip() == "[]", outcome.stdout + outcome.stderr
