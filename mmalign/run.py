@@ -5,18 +5,14 @@ plugin wants to remember. A run that is killed at any step and resumed is bitwis
 """
 
 import json
-import platform
-import random
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-from mmalign import checkpoint, loop
+from mmalign import checkpoint, environment, loop
 from mmalign.compose import Chosen, build, resolved
 from mmalign.config import Config
 from mmalign.data.collect import collect
@@ -25,6 +21,7 @@ from mmalign.engine import Engine
 from mmalign.errors import UserError
 from mmalign.feeds import Rows
 from mmalign.parts import Parts
+from mmalign.streams import GlobalRandom, Stream
 
 MAY_CHANGE = {"trainer.steps", "trainer.checkpoint_every", "trainer.keep_checkpoints", "evaluation.every"}
 """Keys that a resumed run may set anew: they change how long it goes on, not what a step does."""
@@ -117,46 +114,6 @@ class Run:
         return root / checkpoint.name(self.step)
 
 
-class Stream:
-    """A CPU random generator whose state can be kept. seed: any text."""
-
-    def __init__(self, seed: str):
-        # The text's own bytes, so that streams of different names never share a seed.
-        self.generator = torch.Generator().manual_seed(int.from_bytes(seed.encode(), "little") % (2**63 - 25))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The generator's state."""
-        return {"state": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
-        self.generator.set_state(state["state"])
-
-
-class GlobalRandom:
-    """The process-wide random states (dropout, libraries), as something to keep."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """torch, its accelerators, numpy and Python."""
-        kind, keys, *rest = np.random.get_state(legacy=True)
-        numpy_state = [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest]
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": numpy_state,
-            "python": list(random.getstate()[1]),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        random.setstate((3, tuple(state["python"]), None))
-
-
 def train(chosen: Chosen, resume: bool = False) -> Path:
     """Do the whole run and return its folder.
 
@@ -169,7 +126,8 @@ def train(chosen: Chosen, resume: bool = False) -> Path:
     parts = build(chosen, engine.device)
     run = Run(chosen, folder, engine, parts, checkpoint.read(restored, engine.rank) if restored else ({}, {}))
     run.step = run._restored_shared.get("step", 0)
-    _describe_environment(run)
+    if run.is_main:
+        environment.write(run)
     try:
         _start(run)
         run.hook.mmalign_run_start(run=run)
@@ -229,27 +187,3 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 def _states(kept: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: obj.state_dict() for name, obj in kept.items()}
-
-
-def _describe_environment(run: Run) -> None:
-    if not run.is_main:
-        return
-    packages = ("mmalign", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch")
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(run.engine.device),
-        "processes": run.engine.world,
-        "threads": torch.get_num_threads(),
-        "seed": run.config.trainer.seed,
-        "packages": {name: found for name in packages if (found := _version(name))},
-        "plugins": {p.source.name: f"{p.source.distribution} {p.source.version}" for p in run.chosen.plugins.loaded},
-    }
-    (run.folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from mmalign.builtin.console import warn
 from mmalign.builtin.statistics import direction
-from mmalign.builtin.words import plus_minus
+from mmalign.console import warn
 from mmalign.hookspecs import hookimpl
+from mmalign.words import plus_minus
 
 if TYPE_CHECKING:
     from mmalign.run import Run

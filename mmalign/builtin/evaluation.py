@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.builtin.console import track
 from mmalign.builtin.files import read_rows, scores_of, step_name, to_json, write, write_rows
 from mmalign.builtin.statistics import paired, summary
+from mmalign.console import track
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
 
@@ -235,7 +235,7 @@ def _own_random(seed: int) -> Iterator[None]:
     import numpy as np
     import torch
 
-    from mmalign.run import GlobalRandom
+    from mmalign.streams import GlobalRandom
 
     training = GlobalRandom()
     state = training.state_dict()

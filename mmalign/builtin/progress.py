@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mmalign.builtin import console
-from mmalign.builtin.console import say
+from mmalign import console
 from mmalign.builtin.files import step_name
-from mmalign.builtin.words import duration, plus_minus, short
+from mmalign.console import say
 from mmalign.hookspecs import hookimpl
+from mmalign.words import duration, plus_minus, short
 
 if TYPE_CHECKING:
     from mmalign.run import Run

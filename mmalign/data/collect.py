@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmalign.builtin.console import track
 from mmalign.config import Collect
+from mmalign.console import track
 from mmalign.data.sources import Pairs
 from mmalign.errors import UserError
 from mmalign.records import Prompt, Samples

@@ -19,6 +19,12 @@ Prediction = Literal["epsilon", "v", "x0"]
 TimeSampling = Literal["uniform", "logit-normal"]
 
 
+def expand(coefficient: Tensor, x: Tensor) -> Tensor:
+    """`[B]` as `[B, 1, ...]` in the precision of latents `x` `[B, ...]`, but float32 when that is narrower."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return coefficient.to(dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
 class Path(ABC):
     """How clean data and noise are mixed at time t, and what the network should say about the mixture.
 
@@ -53,10 +59,9 @@ class Path(ABC):
         return a * x0 + s * noise
 
     def coefficients_like(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`a_t` and `s_t` as `[B, 1, ...]`, to be multiplied with latents `x`; float32 when those are narrower."""
-        dtype, shape = torch.promote_types(x.dtype, torch.float32), (-1, *[1] * (x.dim() - 1))
+        """`a_t` and `s_t` as `[B, 1, ...]`, to be multiplied with latents `x`."""
         a, s = self.coefficients(t)
-        return a.to(dtype).reshape(shape), s.to(dtype).reshape(shape)
+        return expand(a, x), expand(s, x)
 
 
 class VP(Path):
@@ -66,22 +71,21 @@ class VP(Path):
 
     alphas_cumprod: ᾱ, `[T]`, descending.
     prediction: "epsilon" (the noise), "v" (a_t noise - s_t x0) or "x0".
-    timesteps: steps -> `[steps]` descending times of a sampler.
     final_alpha_cumprod: ᾱ of the clean end; 1, or ᾱ_0 where a sampler stops there.
+    timesteps: steps -> `[steps]` descending times of a sampler; evenly spaced from T-1 unless given.
     """
 
     def __init__(
         self,
         alphas_cumprod: Tensor,
-        *,
         prediction: str = "epsilon",
-        timesteps: Callable[[int], Tensor],
         final_alpha_cumprod: float = 1.0,
+        timesteps: Callable[[int], Tensor] | None = None,
     ):
         if prediction not in get_args(Prediction):
             raise ValueError(f"a VP path predicts one of {get_args(Prediction)}, not {prediction!r}")
         self.prediction = prediction
-        self.timesteps = timesteps
+        self.timesteps = timesteps or self._evenly
         self.length = len(alphas_cumprod)
         # The clean end stands last, where index -1 finds it.
         self._alphas_cumprod = torch.cat([alphas_cumprod, alphas_cumprod.new_tensor([final_alpha_cumprod])])
@@ -123,18 +127,21 @@ class VP(Path):
             case _:
                 return output, (x_t - a * output) / s
 
+    def _evenly(self, steps: int) -> Tensor:
+        return torch.linspace(self.length, 0, steps + 1)[:-1].round() - 1
+
 
 class Flow(Path):
     """Rectified flow: x_t = (1 - t) x0 + t noise, t in [0, 1], and the network predicts the velocity noise - x0.
 
-    sigmas: steps -> `[steps]` descending times of a sampler, from about 1 and without the final 0.
+    sigmas: steps -> `[steps]` descending times of a sampler without the final 0; evenly spaced from 1 unless given.
     time_sampling: how times are drawn in training; "logit-normal" is sigmoid(N(0, 1)), as for Stable Diffusion 3.
     """
 
     prediction = "velocity"
 
-    def __init__(self, sigmas: Callable[[int], Tensor], *, time_sampling: TimeSampling = "uniform"):
-        self.sigmas = sigmas
+    def __init__(self, sigmas: Callable[[int], Tensor] | None = None, time_sampling: TimeSampling = "uniform"):
+        self.sigmas = sigmas or (lambda steps: torch.linspace(1, 0, steps + 1)[:-1])
         self.time_sampling = time_sampling
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

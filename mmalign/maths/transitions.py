@@ -11,7 +11,7 @@ DDIM (Song et al. 2020, arXiv:2010.02502), with x0 and noise as the network sees
 from torch import Tensor
 
 from mmalign.errors import UserError
-from mmalign.maths.paths import VP, Path
+from mmalign.maths.paths import VP, Path, expand
 
 
 def ddim_step(
@@ -27,15 +27,15 @@ def ddim_step(
     a_next, s_next = path.coefficients_like(t_next, x_t)
     if eta == 0:
         return a_next * x0 + s_next * noise_hat
-    sigma = eta * ddpm_std(path, x_t, t, t_next)
+    sigma = eta * expand(ddim_sigma(path, t, t_next), x_t)
     # Rounding may bring the difference below zero where sigma takes all of s_next.
     mean = a_next * x0 + (s_next**2 - sigma**2).clamp_min(0).sqrt() * noise_hat
     return mean if noise is None else mean + sigma * noise
 
 
-def ddpm_std(path: Path, x_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """σ at η = 1, `[B, 1, ...]`. Raises UserError for a path that is not VP."""
+def ddim_sigma(path: Path, t: Tensor, t_next: Tensor) -> Tensor:
+    """σ at η = 1, `[B]`. Raises UserError for a path that is not VP."""
     if not isinstance(path, VP):
         raise UserError("sampling.eta: this is a flow model, whose sampler draws no noise: set it to 0")
-    (a, s), (a_next, s_next) = (path.coefficients_like(time, x_t) for time in (t, t_next))
+    (a, s), (a_next, s_next) = path.coefficients(t), path.coefficients(t_next)
     return s_next / s * (1 - (a / a_next) ** 2).clamp_min(0).sqrt()

@@ -14,7 +14,7 @@ Where it differs:
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from mmalign.errors import UserError
@@ -24,11 +24,15 @@ from mmalign.records import Loss
 from mmalign.samplers import gradient
 from mmalign.specs import Objective
 
+Truncation = Literal["normal", "uniform"] | int
 
-def loss(rewards: Tensor, penalty: Tensor, *, target: float | None = None, coefficient: PositiveFloat = 0.01) -> Loss:
+
+def loss(
+    rewards: Tensor, penalty: Tensor | None = None, *, target: float | None = None, coefficient: PositiveFloat = 0.01
+) -> Loss:
     """target: R. coefficient: c."""
     distance = -rewards if target is None else (target - rewards).abs()
-    return reward_gradient.loss(coefficient * distance, rewards, penalty)
+    return reward_gradient.shaped(coefficient * distance, rewards, penalty)
 
 
 def terms(
@@ -36,20 +40,20 @@ def terms(
     batch: Batch,
     rng: torch.Generator,
     *,
-    truncation: Literal["normal", "uniform", "fixed"] = "normal",
-    k: PositiveInt = 1,
+    truncation: Truncation = "normal",
     drift: NonNegativeFloat = 0.0,
 ) -> dict[str, Tensor]:
-    """truncation: how b is drawn; "fixed" is the last `k` steps. drift: λ of `reward_gradient`."""
+    """truncation: how b is drawn, or a number of last steps. drift: λ of `reward_gradient`."""
     steps = parts.policy.sampling.steps
-    plan = gradient.last(steps, k if truncation == "fixed" else steps - first_step(steps, truncation, rng))
-    return reward_gradient.terms(parts, batch, rng, plan, drift)
+    k = truncation if isinstance(truncation, int) else steps - first_step(steps, truncation, rng)
+    reward_gradient.check_depth("truncation", k, steps)
+    return reward_gradient.terms(parts, batch, rng, gradient.last(steps, k), drift)
 
 
 def first_step(steps: int, truncation: str, rng: torch.Generator) -> int:
     """b, the first step with gradient, in 1..steps-1."""
     if steps < 2:
-        raise UserError("alignprop: a random truncation needs sampling.steps of 2 or more")
+        raise UserError("objective.truncation: a random one needs sampling.steps of 2 or more")
     b = 0
     while not 1 <= b < steps:
         z = 42 + 5 * torch.randn((), generator=rng) if truncation == "normal" else 50 * torch.rand((), generator=rng)

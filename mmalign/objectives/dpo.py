@@ -2,8 +2,8 @@
 
     L = -log σ( β [ (log p_w - log r_w) - (log p_l - log r_l) ] )
 
-with p the policy's and r the reference's likelihood of the winner (w, chosen) and the loser (l, rejected). Where that is
-a surrogate at a random draw, both sides and both models share the draw.
+with p the policy's and r the reference's likelihood of the winner (w, chosen) and the loser (l, rejected). Where that
+is a surrogate at a random draw, both sides and both models share the draw.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
     L = -r(x0),    x_t' = A_t x_t + B_t output_θ(sg(x_t)),    sg = stop gradient
     trained steps  s + j floor(N / K),  j = 0, ..., K-1,  s ~ U{0, ..., floor(N / K) - 1}
-    x0 is read off at step N - m,  m ~ U{1, ..., floor(0.4 N)}
+    x0 is read off at the m-th step from the end,  m ~ U{1, ..., floor(0.4 N)}
 
 At every step the network's input is cut off, so that gradient reaches the weights along the affine sampler alone, and
 early steps can be trained without a product of Jacobians. Steps that are not trained run without gradient.
@@ -12,39 +12,30 @@ RuoyuWang-2077/FlowBP.
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from mmalign.errors import UserError
 from mmalign.objectives import reward_gradient
 from mmalign.parts import Batch, Parts
-from mmalign.records import Loss
-from mmalign.samplers.gradient import Plan
+from mmalign.samplers import gradient
 from mmalign.specs import Objective
 
 
-def loss(rewards: Tensor, penalty: Tensor) -> Loss:
-    """rewards: `[B]`."""
-    return reward_gradient.loss(-rewards, rewards, penalty)
-
-
 def terms(
-    parts: Parts, batch: Batch, rng: torch.Generator, *, k: PositiveInt = 3, drift: NonNegativeFloat = 0.0
+    parts: Parts,
+    batch: Batch,
+    rng: torch.Generator,
+    *,
+    k: int = 3,
+    early_stop: bool = True,
+    drift: NonNegativeFloat = 0.0,
 ) -> dict[str, Tensor]:
-    """k: K, how many steps are trained. drift: λ of `reward_gradient`."""
-    plan = spaced(parts.policy.sampling.steps, k, rng)
-    return reward_gradient.terms(parts, batch, rng, plan, drift)
+    """k: K, how many steps are trained. early_stop: draw m; otherwise m = 1. drift: λ of `reward_gradient`."""
+    steps = parts.policy.sampling.steps
+    reward_gradient.check_depth("k", k, steps)
+    m = int(torch.randint(1, max(1, int(0.4 * steps)) + 1, (), generator=rng)) if early_stop else 1
+    s = int(torch.randint(0, steps // k, (), generator=rng))
+    return reward_gradient.terms(parts, batch, rng, gradient.spaced(steps, k, m - 1, s), drift)
 
 
-def spaced(steps: int, k: int, rng: torch.Generator) -> Plan:
-    """Gradient at `k` equally spaced steps with a random start, without gradient to inputs, and a random early stop."""
-    if k > steps:
-        raise UserError(f"drtune: k is {k}, but sampling.steps is {steps}: k must be 1 to {steps}")
-    stride = steps // k
-    start = int(torch.randint(0, stride, (), generator=rng))
-    early = int(torch.randint(1, max(1, int(0.4 * steps)) + 1, (), generator=rng))
-    trained = frozenset(start + j * stride for j in range(k))
-    return Plan(trained, detach_input=True, stop=steps - early)
-
-
-objective = Objective(loss, terms)
+objective = Objective(reward_gradient.loss, terms)

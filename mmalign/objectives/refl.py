@@ -19,25 +19,26 @@ from torch.nn.functional import relu
 from mmalign.objectives import reward_gradient
 from mmalign.parts import Batch, Parts
 from mmalign.records import Loss
-from mmalign.samplers.gradient import Plan
+from mmalign.samplers import gradient
 from mmalign.specs import Objective
 
 
-def loss(rewards: Tensor, penalty: Tensor, *, target: float = 2.0, coefficient: PositiveFloat = 1e-3) -> Loss:
+def loss(
+    rewards: Tensor, penalty: Tensor | None = None, *, target: float = 2.0, coefficient: PositiveFloat = 1e-3
+) -> Loss:
     """target: R. coefficient: c."""
-    return reward_gradient.loss(coefficient * relu(target - rewards), rewards, penalty)
+    return reward_gradient.shaped(coefficient * relu(target - rewards), rewards, penalty)
 
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator, *, drift: NonNegativeFloat = 0.0) -> dict[str, Tensor]:
     """drift: λ of `reward_gradient`."""
-    plan = late_step(parts.policy.sampling.steps, rng)
-    return reward_gradient.terms(parts, batch, rng, plan, drift)
+    step = late_step(parts.policy.sampling.steps, rng)
+    return reward_gradient.terms(parts, batch, rng, gradient.one(step), drift)
 
 
-def late_step(steps: int, rng: torch.Generator) -> Plan:
-    """Gradient at one random step of the last quarter, and the clean estimate there."""
-    m = int(torch.randint(3 * steps // 4, steps, (), generator=rng))
-    return Plan(frozenset({m}), stop=m)
+def late_step(steps: int, rng: torch.Generator) -> int:
+    """m, uniform over the last quarter."""
+    return int(torch.randint(3 * steps // 4, steps, (), generator=rng))
 
 
 objective = Objective(loss, terms)

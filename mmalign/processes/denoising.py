@@ -25,14 +25,20 @@ from mmalign.samplers.guidance import Condition, Denoise, classifier_free
 class DenoisingModel(Protocol):
     """What a plugin's adapter gives.
 
-    path: how data and noise are mixed, and what `predict` predicts.
     network: what trains; the engine may put a wrapped one in its place, so `predict` must call this one.
-    latent_shape: of one sample, without the batch.
     """
 
-    path: Path
     network: nn.Module
-    latent_shape: tuple[int, ...]
+
+    @property
+    def path(self) -> Path:
+        """How data and noise are mixed, and what `predict` predicts."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's latents."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +94,24 @@ class Encoded:
     condition: Condition
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    steps: N, how often the network is asked for one sample.
+    guidance_scale: w of classifier-free guidance; 1 is none.
+    eta: η of DDIM: 0 is deterministic, 1 draws as much noise as DDPM. Flow models take 0 only.
+    """
+
+    steps: PositiveInt = 50
+    guidance_scale: NonNegativeFloat = 5.0
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+# Within the policy its own attribute hides the class of that name.
+_Sampling = Sampling
+
+
 class DenoisingPolicy:
     """A denoising model as objectives see it.
 
@@ -98,21 +122,9 @@ class DenoisingPolicy:
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable"})
+    Sampling = _Sampling
 
-    @dataclass(frozen=True)
-    class Sampling:
-        """How samples are drawn.
-
-        steps: N, how often the network is asked for one sample.
-        guidance_scale: w of classifier-free guidance; 1 is none.
-        eta: η of DDIM: 0 is deterministic, 1 draws as much noise as DDPM. Flow models take 0 only.
-        """
-
-        steps: PositiveInt = 50
-        guidance_scale: NonNegativeFloat = 5.0
-        eta: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    def __init__(self, model: DenoisingModel, sampling: Sampling, gradient_checkpointing: bool = False):
+    def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
         self.model = model
         self.sampling = sampling
         self.gradient_checkpointing = gradient_checkpointing
@@ -224,6 +236,7 @@ class DenoisingPolicy:
         return {name: value[index] for name, value in self.model.condition(list(distinct)).items()}
 
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function, under gradient checkpointing if the run wants it."""
         return partial(checkpoint, function, use_reentrant=False) if self.gradient_checkpointing else function
 
 

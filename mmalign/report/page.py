@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmalign.builtin.statistics import direction, summary
-from mmalign.builtin.words import duration, plus_minus
 from mmalign.report.charts import Chart, Series, curve, points
 from mmalign.report.pictures import cards
 from mmalign.report.reading import Record
 from mmalign.report.verdict import number, status, verdict
+from mmalign.words import duration, plus_minus
 
 _LAST = {"grad_norm": 3, "learning_rate": 4}
 _HIDDEN = {"step", "skipped"}

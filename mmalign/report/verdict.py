@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmalign.builtin.statistics import direction
-from mmalign.builtin.words import decimals, plus_minus
 from mmalign.report.reading import Record
+from mmalign.words import decimals, plus_minus
 
 _VERBS = {1: "rose", -1: "fell", 0: "stayed"}
 

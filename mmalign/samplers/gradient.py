@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmalign.errors import UserError
 from mmalign.maths.paths import Path
 from mmalign.maths.transitions import ddim_step
 from mmalign.samplers.guidance import Denoise
@@ -34,10 +33,20 @@ class Plan:
 
 
 def last(steps: int, k: int, renoise: int = 0) -> Plan:
-    """Gradient through the last `k` of `steps` steps."""
-    if not 1 <= k <= steps:
-        raise UserError(f"gradient through the last {k} steps, but sampling.steps is {steps}: k must be 1 to {steps}")
+    """The last `k` of `steps` steps."""
     return Plan(frozenset(range(steps - k, steps)), renoise=renoise)
+
+
+def one(step: int) -> Plan:
+    """A single step, at which x0 is read off."""
+    return Plan(frozenset({step}), stop=step)
+
+
+def spaced(steps: int, k: int, early: int, first: int) -> Plan:
+    """`k` equally spaced steps from `first` on, without gradient to inputs; x0 is read off `early` steps before the last."""
+    stop = steps - 1 - early
+    trained = frozenset(step for step in range(first, stop + 1, steps // k) if step < first + k * (steps // k))
+    return Plan(trained, detach_input=True, stop=stop)
 
 
 def ddim(

@@ -53,7 +53,7 @@ def test_sampling_gives_what_the_pipeline_itself_gives(family: str, adapted: Ada
 def test_stochastic_sampling_gives_what_the_pipeline_itself_gives(adapted: Adapted) -> None:
     model = adapted("sd")
     start, ours, theirs = latents(model), torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    predict = classifier_free(model, model.condition(TEXTS), None, 1.0)
+    predict = classifier_free(model.predict, model.condition(TEXTS), None, 1.0)
     sampled = ddim(
         predict, model.path, start, model.path.grid(4), 1.0, lambda: torch.randn(start.shape, generator=ours)
     )
@@ -266,7 +266,7 @@ def absent(family: str) -> dict[str, None]:
 
 def walk(model: DiffusersModel, x: Tensor, scale: float, steps: int) -> Tensor:
     """Our sampler along the model's path, guided."""
-    predict = classifier_free(model, model.condition(TEXTS), model.unconditional(len(x)), scale)
+    predict = classifier_free(model.predict, model.condition(TEXTS), model.unconditional(len(x)), scale)
     return ddim(predict, model.path, x, model.path.grid(steps), 0.0, lambda: x)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from mmalign.processes.denoising import DenoisingPolicy
 from mmalign.records import LogProbs, Prompt
 from mmalign.samplers.gradient import Plan, last
 from mmalign_diffusion.models import DiffusersModel
@@ -20,7 +20,7 @@ MEDIA = [torch.zeros(3, RESOLUTION, RESOLUTION), torch.ones(3, 40, 30)]
 
 
 def policy_of(model: DiffusersModel, checkpointing: bool = False) -> DenoisingPolicy:
-    return DenoisingPolicy(model, Sampling(steps=3, guidance_scale=2.0), gradient_checkpointing=checkpointing)
+    return DenoisingPolicy(model, DenoisingPolicy.Sampling(steps=3, guidance_scale=2.0), checkpointing)
 
 
 def likelihoods(policy: DenoisingPolicy) -> tuple[LogProbs, LogProbs]:

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from mmalign_shapes.pretrain.clip import new_clip, save_clip
 from mmalign_shapes.pretrain.data import World, floats, make_world
 from mmalign_shapes.pretrain.generator import LENGTH, new_scheduler, new_tokenizer, tokenize
-from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised
+from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised, train_decoder
 
 TEXTS = ["a red circle left of a blue square", "there is a green cross"]
 
@@ -40,12 +40,21 @@ def test_standardising_changes_the_latents_and_not_the_pictures(world: World, va
     assert abs(float(latents.std()) - 1) < 1e-2
 
 
+def test_the_decoder_learns_and_the_latents_stay_what_they_were(world: World, vae: AutoencoderKL) -> None:
+    before, drawn = encode(vae, world.pictures), floats(world.pictures)
+    error = (decode(vae, before) - drawn).abs().mean()
+    train_decoder(vae, world, steps=6, seed=0, batch_size=8)
+    assert torch.equal(encode(vae, world.pictures), before)
+    assert (decode(vae, before) - drawn).abs().mean() < error
+    assert not any(weight.requires_grad for weight in vae.parameters())
+
+
 def test_decoding_gives_pictures_with_gradient(vae: AutoencoderKL) -> None:
     latents = torch.randn(2, 8, 8, 8, requires_grad=True)
     pictures = decode(vae, latents)
     pictures.sum().backward()
     assert pictures.shape == (2, 3, 64, 64)
-    assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
+    assert 0 <= float(pictures.detach().min()) <= float(pictures.detach().max()) <= 1
     assert latents.grad is not None
 
 

@@ -19,15 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mmalign import hookspecs
-from mmalign.builtin import PLUGINS, accountability, checkpoints, console, evaluation, files, finite, progress, trackers
+from mmalign import console, hookspecs
+from mmalign.builtin import PLUGINS, accountability, checkpoints, evaluation, files, finite, progress, trackers
 from mmalign.builtin.evaluation import evaluate, share
 from mmalign.builtin.statistics import direction, paired, standard_error, summary
-from mmalign.builtin.words import duration, plus_minus
 from mmalign.config import Config
 from mmalign.errors import RunFailure, UserError
 from mmalign.parts import Judge
 from mmalign.records import Prompt, Samples, Scores
+from mmalign.words import duration, plus_minus
 
 FINITE = st.floats(-1e3, 1e3)
 PAIRS = st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=30)

@@ -10,7 +10,7 @@ from mmalign import UserError, checkpoint
 from mmalign.data.collect import best_and_worst
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
-from mmalign.run import GlobalRandom, Stream
+from mmalign.streams import GlobalRandom, Stream
 
 FORBIDDEN = ("diffusers", "transformers", "open_clip", "peft", "torchvision", "PIL")
 

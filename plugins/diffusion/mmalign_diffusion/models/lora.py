@@ -1,6 +1,9 @@
 """The options of a low-rank adapter."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Lora:
     dropout: share of the layer's input that the matrices do not see in training.
     """
 
-    rank: int = 8
+    rank: PositiveInt = 8
     alpha: float | None = None
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -6,17 +6,16 @@ diffusers and peft are imported when a model is built, so that its options can b
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mmalign.records import Media
+from mmalign.samplers.guidance import Condition
 from mmalign_diffusion import pictures
 from mmalign_diffusion.models.lora import Lora
-
-if TYPE_CHECKING:
-    from mmalign_diffusion.models.families import Condition
 
 _LORA = Lora()
 # Above this side in pixels the VAE takes pictures one by one, or it would need more memory than the denoiser.
@@ -43,7 +42,7 @@ class DiffusersModel:
         variant: str | None = None,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         adapter: Lora | None = _LORA,
-        resolution: int | None = None,
+        resolution: PositiveInt | None = None,
         embedded_guidance: float = 3.5,
     ):
         from mmalign_diffusion.models.loading import load
@@ -77,16 +76,16 @@ class DiffusersModel:
         return self
 
     @torch.no_grad()
-    def condition(self, texts: Sequence[str]) -> "Condition":
+    def condition(self, texts: Sequence[str]) -> Condition:
         """Encoded prompts, batch first."""
         return self.family.condition(texts)
 
     @torch.no_grad()
-    def unconditional(self, n: int) -> "Condition | None":
+    def unconditional(self, n: int) -> Condition | None:
         """The condition of `n` empty prompts, or None where guidance is baked in."""
         return self.family.unconditional(n)
 
-    def predict(self, x: Tensor, t: Tensor, condition: "Condition") -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output `[B, C, H, W]`, float32, for latents `x` at the path's times `t` `[B]`."""
         dtype = next(self.network.parameters()).dtype
         told = {name: value.to(dtype) for name, value in condition.items()}

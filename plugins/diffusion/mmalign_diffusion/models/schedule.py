@@ -32,7 +32,11 @@ def _flow(scheduler: Any, family: Family) -> Flow:
 
 
 def _vp(scheduler: Any, prediction: str) -> VP:
-    """DDIM over the pipeline's noise schedule. Predictions of x0 are not clipped, which is for models of pixels."""
+    """DDIM over the pipeline's noise schedule, each step to the next of its times.
+
+    Two things of diffusers' DDIM are left out: clipping x0, which is for models of pixels, and steps of fixed length
+    where times are spaced otherwise ("linspace").
+    """
 
     def timesteps(steps: int) -> Tensor:
         longest = scheduler.config.num_train_timesteps

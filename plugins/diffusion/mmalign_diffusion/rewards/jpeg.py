@@ -2,8 +2,10 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mmalign.records import Samples
@@ -16,7 +18,7 @@ class JpegSize:
     quality: of the JPEG, 1 to 95.
     """
 
-    def __init__(self, quality: int = 95):
+    def __init__(self, quality: Annotated[int, Field(ge=1, le=95)] = 95):
         self.quality = quality
 
     def __call__(self, samples: Samples) -> Tensor:

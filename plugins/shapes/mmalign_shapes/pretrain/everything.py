@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from torch import Tensor
 
-from mmalign_shapes import grammar, oracle
+from mmalign_shapes import grammar
 from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
-from mmalign_shapes.pretrain.data import World, make_world, track
-from mmalign_shapes.pretrain.generator import train_generator
-from mmalign_shapes.pretrain.vae import decode, encode, train_vae
-from mmalign_shapes.prompts import ShapesPrompts, captions
+from mmalign_shapes.pretrain.data import make_world, track
+from mmalign_shapes.pretrain.generator import sample, train_generator
+from mmalign_shapes.pretrain.measure import measure_clip, measure_generator
+from mmalign_shapes.pretrain.vae import decode, train_vae
+from mmalign_shapes.prompts import captions
 
 SCENES = 24_000
 GENERATOR_STEPS = 3_000
@@ -35,6 +35,7 @@ def pretrain_all(out: Path, seed: int) -> None:
     generated = generate(pipeline, PICTURES, seed)
     clip = train_clip(world, generated, pipeline.vae, pipeline.tokenizer, CLIP_STEPS, seed)
     save_clip(clip, pipeline.tokenizer, out / "clip")
+    write_figures(out / "clip", {"seed": seed, **measure_clip(clip, pipeline, seed)})
 
 
 def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dict[str, Any]) -> None:
@@ -45,6 +46,11 @@ def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dic
     pipeline.save_pretrained(folder)
     for part in large:
         part.float()
+    write_figures(folder, figures)
+
+
+def write_figures(folder: Path, figures: dict[str, Any]) -> None:
+    """What was measured, beside the weights."""
     (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
@@ -60,40 +66,3 @@ def generate(pipeline: StableDiffusionPipeline, size: int, seed: int) -> Shown:
         with torch.no_grad():
             seen += label(decode(pipeline.vae, made))
     return Shown(torch.cat(latents), prompts, seen)
-
-
-def sample(
-    pipeline: StableDiffusionPipeline, texts: list[str], steps: int, guidance_scale: float, generator: torch.Generator
-) -> Tensor:
-    """Scaled latents `[B, 8, 8, 8]` for texts."""
-    pipeline.set_progress_bar_config(disable=True)
-    latents: Tensor = pipeline(
-        texts,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=generator,
-        output_type="latent",
-    ).images
-    return latents
-
-
-def measure_generator(pipeline: StableDiffusionPipeline, unseen: World, seed: int) -> dict[str, Any]:
-    """How well the autoencoder keeps pictures, and how often the generator draws what held-out prompts ask for."""
-    with torch.no_grad():
-        kept = torch.cat([decode(pipeline.vae, chunk) for chunk in encode(pipeline.vae, unseen.pictures).split(_BATCH)])
-        texts = [row["prompt"].text for row in ShapesPrompts("held-out", size=256)]
-        generator = torch.Generator().manual_seed(seed)
-        made = torch.cat(
-            [
-                decode(pipeline.vae, sample(pipeline, texts[i : i + _BATCH], 10, 2.0, generator))
-                for i in range(0, len(texts), _BATCH)
-            ]
-        )
-    kept_right, _ = oracle.judge_batch(kept, [grammar.say(caption) for caption in unseen.captions])
-    right, unsure = oracle.judge_batch(made, texts)
-    return {
-        "autoencoder_oracle_accuracy": float(kept_right.mean()),
-        "generator_oracle_accuracy": float(right.mean()),
-        "generator_unsure": float(unsure.mean()),
-        "sampling": {"steps": 10, "guidance_scale": 2.0, "prompts": len(texts)},
-    }

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -145,3 +145,18 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
 
 def _words(claim: Caption, rng: random.Random) -> str:
     return "" if rng.random() < 0.1 else grammar.say(claim, rng)
+
+
+def sample(
+    pipeline: StableDiffusionPipeline, texts: list[str], steps: int, guidance_scale: float, generator: torch.Generator
+) -> Tensor:
+    """Scaled latents `[B, 8, 8, 8]` for texts."""
+    pipeline.set_progress_bar_config(disable=True)
+    latents: Tensor = pipeline(
+        texts,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=generator,
+        output_type="latent",
+    ).images
+    return latents

@@ -1,6 +1,6 @@
 """Families of pipelines: how each is conditioned and how its denoiser is called."""
 
-from mmalign_diffusion.models.families.family import Condition, Family
+from mmalign_diffusion.models.families.family import Family
 from mmalign_diffusion.models.families.flux import Flux
 from mmalign_diffusion.models.families.sd import StableDiffusion
 from mmalign_diffusion.models.families.sd3 import StableDiffusion3
@@ -14,4 +14,4 @@ FAMILIES: dict[str, type[Family]] = {
 }
 """By the name of the pipeline's class, as `model_index.json` has it. A new family is one file and one line here."""
 
-__all__ = ["FAMILIES", "Condition", "Family"]
+__all__ = ["FAMILIES", "Family"]

@@ -7,9 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
-
-Condition = dict[str, Tensor]
-"""What a denoiser is told beside the latents and the time: named tensors, batch first."""
+from mmalign.samplers.guidance import Condition
 
 
 class Family(ABC):

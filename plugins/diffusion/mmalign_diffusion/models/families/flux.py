@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmalign_diffusion.models.families.family import Condition, Family
+from mmalign.samplers.guidance import Condition
+from mmalign_diffusion.models.families.family import Family
 
 
 class Flux(Family):

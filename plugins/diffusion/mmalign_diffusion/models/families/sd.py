@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mmalign_diffusion.models.families.family import Condition, Family
+from mmalign.samplers.guidance import Condition
+from mmalign_diffusion.models.families.family import Family
 
 
 class StableDiffusion(Family):

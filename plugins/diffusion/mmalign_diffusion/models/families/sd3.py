@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmalign_diffusion.models.families.family import Condition, Family
+from mmalign.samplers.guidance import Condition
+from mmalign_diffusion.models.families.family import Family
 
 
 class StableDiffusion3(Family):

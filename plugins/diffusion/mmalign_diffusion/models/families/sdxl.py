@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmalign_diffusion.models.families.family import Condition, Family
+from mmalign.samplers.guidance import Condition
+from mmalign_diffusion.models.families.family import Family
 
 
 class StableDiffusionXL(Family):
@@ -29,10 +30,9 @@ class StableDiffusionXL(Family):
     def unconditional(self, n: int) -> Condition | None:
         """Empty prompts; all zeros where the pipeline says so (`force_zeros_for_empty_prompt`). Sizes stay."""
         condition = super().unconditional(n)
-        if condition is not None and self.pipe.config.force_zeros_for_empty_prompt:
-            for name in ("prompt_embeds", "text_embeds"):
-                condition[name] = torch.zeros_like(condition[name])
-        return condition
+        if condition is None or not self.pipe.config.force_zeros_for_empty_prompt:
+            return condition
+        return {name: value if name == "time_ids" else torch.zeros_like(value) for name, value in condition.items()}
 
     def predict(self, network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The UNet's output."""

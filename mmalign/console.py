@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmalign.builtin.words import duration
+from mmalign.words import duration
 
 if TYPE_CHECKING:
     from mmalign.run import Run

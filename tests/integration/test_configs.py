@@ -1,0 +1,33 @@
+"""Every config that we ship is accepted without a network and opens with a document's head."""
+
+from pathlib import Path
+
+import pytest
+
+from mmalign import compose, config, plan, plugins
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return plugins.load()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_shipped_config_passes_every_check(path, found):
+    chosen = compose.choose(config.load(path, tolerant=True), found)
+    stages = [stage.name for stage in plan.stages(chosen)]
+    assert stages[0] == "data"
+    assert stages[-1] == "result"
+    resolved = compose.resolved(chosen)
+    assert resolved["sampling"]["steps"] == chosen.sampling["steps"]
+    assert resolved["trainer"]["betas"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_shipped_config_says_how_to_run_it(path):
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(f"mmalign train {path.relative_to(ROOT)}" in line for line in head)
+    assert any("arXiv" in line for line in head)
