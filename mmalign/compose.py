@@ -15,7 +15,7 @@ from mmalign.config import Config, Part
 from mmalign.document import Document
 from mmalign.errors import UserError
 from mmalign.faults import Fault
-from mmalign.parts import Judge, Parts, Row
+from mmalign.parts import Judge, Parts, Source
 from mmalign.plugins import OFFERS, Offer, Plugins
 from mmalign.processes import process_class
 from mmalign.records import Prompt
@@ -170,7 +170,7 @@ def evaluation_prompts(chosen: Chosen) -> list[Prompt]:
     """The first `evaluation.count` prompts to evaluate on; none when the config names none."""
     if chosen.prompts is None:
         return []
-    rows: Sequence[Row] = chosen.prompts.build()
+    rows: Source = chosen.prompts.build()
     count = min(len(rows), chosen.config.evaluation.count or len(rows))
     if count == 0:
         raise UserError(f"{chosen.document.where('evaluation.prompts')}: evaluation.prompts: no prompts")

@@ -83,7 +83,7 @@ class Engine:
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         return finite, {**metrics, "learning_rate": learning_rate}
 
@@ -92,7 +92,7 @@ class Engine:
         if not metrics:
             return {}
         stacked = torch.stack([value.detach().double().to(self.device) for value in metrics.values()])
-        reduced: Tensor = self.accelerator.reduce(stacked, reduction="mean")  # type: ignore[assignment]
+        reduced: Tensor = self.accelerator.reduce(stacked, reduction="mean")
         return dict(zip(metrics, reduced.tolist(), strict=True))
 
     def broadcast(self, value: Any) -> Any:

@@ -1,11 +1,11 @@
 """How a batch comes to be. `Rows` walks through a data set, reshuffled each epoch, and can go on where it stopped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from mmalign.parts import Batch, Row
+from mmalign.parts import Batch, Source
 
 
 class Rows:
@@ -17,7 +17,7 @@ class Rows:
     batch_size: rows a process and call. rank, world: which process this is, of how many.
     """
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(self, rows: Source, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         self.rows = rows
         self.batch_size = batch_size
         self.rank = rank

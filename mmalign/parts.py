@@ -15,6 +15,18 @@ Row = Mapping[str, Any]
 Batch = Mapping[str, Sequence[Any]]
 
 
+class Source(Protocol):
+    """Rows by index, made when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Row:
+        """One row: a dict with the named columns."""
+        ...
+
+
 class Policy(Protocol):
     """What every process makes of an adapter. Capabilities beyond this are named in `offers`."""
 
@@ -70,7 +82,7 @@ class Parts:
 
     policy: Any
     objective: Objective
-    data: Sequence[Row]
+    data: Source
     reward: Any = None
     judges: Mapping[str, Judge] | None = None
     evaluation_prompts: Sequence[Prompt] = ()

@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -136,12 +137,12 @@ def load(extra: Sequence[str] = (), base: Path | None = None, installed: bool = 
     manager.add_hookcall_monitoring(lambda *_: None, _name_culprit)
     plugins = Plugins(manager)
     for plugin in PLUGINS:
-        _register(plugins, Source(plugin.__name__.rpartition(".")[2], "mmalign", __version__), lambda p=plugin: p)
+        _register(plugins, Source(plugin.__name__.rpartition(".")[2], "mmalign", __version__), partial(_itself, plugin))
     for entry in sorted(entry_points(group="mmalign"), key=lambda e: e.name) if installed else ():
         _register(plugins, _source(entry), entry.load)
     for file in extra:
         path = (base or Path.cwd()) / file
-        _register(plugins, Source(path.stem, str(path), ""), lambda path=path: _module_of(path))
+        _register(plugins, Source(path.stem, str(path), ""), partial(_module_of, path))
         if plugins.failures and plugins.failures[-1].source.distribution == str(path):
             raise UserError(f"plugin {path}: {plugins.failures[-1].message}")
     plugins.catalogue = Catalogue({kind: list(_gather(plugins, kind)) for kind in OFFERS}, plugins.failures)
@@ -206,6 +207,10 @@ def _source(entry: EntryPoint) -> Source:
     return Source(
         entry.name, distribution.name if distribution else entry.value, distribution.version if distribution else ""
     )
+
+
+def _itself(plugin: Any) -> Any:
+    return plugin
 
 
 def _module_of(path: Path) -> ModuleType:

@@ -20,7 +20,7 @@ from mmalign.document import dump, read
 from mmalign.engine import Engine
 from mmalign.errors import UserError
 from mmalign.feeds import Rows
-from mmalign.parts import Parts
+from mmalign.parts import Parts, Source
 from mmalign.streams import GlobalRandom, Stream
 
 MAY_CHANGE = {"trainer.steps", "trainer.checkpoint_every", "trainer.keep_checkpoints", "evaluation.every"}
@@ -149,7 +149,7 @@ def run_folder(config: Config) -> Path:
 def _start(run: Run) -> None:
     """Prepare what trains, and keep all of it."""
     config, engine, policy = run.config, run.engine, run.parts.policy
-    rows = run.parts.data
+    rows: Source = run.parts.data
     if config.collect is not None:
         rows = collect(run, config.collect)
     engine.prepare(policy)
@@ -174,7 +174,8 @@ def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
     if changed := _differences(read(written), plain):
         raise UserError(f"{folder} was started with another config; what differs: {', '.join(changed)}")
     dump(plain, written)
-    return (checkpoint.found(folder / "checkpoints") or [None])[-1]
+    found = checkpoint.found(folder / "checkpoints")
+    return found[-1] if found else None
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

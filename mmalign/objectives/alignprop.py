@@ -24,7 +24,7 @@ from mmalign.records import Loss
 from mmalign.samplers import gradient
 from mmalign.specs import Objective
 
-Truncation = Literal["normal", "uniform"] | int
+Depth = Literal["normal", "uniform"] | int
 
 
 def loss(
@@ -36,12 +36,7 @@ def loss(
 
 
 def terms(
-    parts: Parts,
-    batch: Batch,
-    rng: torch.Generator,
-    *,
-    truncation: Truncation = "normal",
-    drift: NonNegativeFloat = 0.0,
+    parts: Parts, batch: Batch, rng: torch.Generator, *, truncation: Depth = "normal", drift: NonNegativeFloat = 0.0
 ) -> dict[str, Tensor]:
     """truncation: how b is drawn, or a number of last steps. drift: λ of `reward_gradient`."""
     steps = parts.policy.sampling.steps

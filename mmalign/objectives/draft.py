@@ -26,7 +26,7 @@ def terms(
     renoise: NonNegativeInt = 0,
     drift: NonNegativeFloat = 0.0,
 ) -> dict[str, Tensor]:
-    """k: K. renoise: n, 2 in the paper. drift: λ of `reward_gradient`."""
+    """k: K. renoise: n, usually 2. drift: λ of `reward_gradient`."""
     steps = parts.policy.sampling.steps
     reward_gradient.check_depth("k", k, steps)
     if renoise and k > 1:

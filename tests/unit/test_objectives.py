@@ -73,7 +73,7 @@ def test_equal_sides_leave_no_gradient():
     made = parts()
     found = dpo.loss(**dpo_terms(made, {**batch, "rejected": batch["chosen"]}), beta=5000)
     assert_close(found.values, torch.full((3,), math.log(2), dtype=torch.float64))
-    assert gradient(made, found.values.mean()).abs().max() == 0
+    assert_close(gradient(made, found.values.mean()), torch.zeros(10, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_adding_a_constant_to_both_sides_changes_nothing():
@@ -119,6 +119,71 @@ def test_sft_is_half_the_mean_squared_error():
     x_t = made.policy.model.path.add_noise(encoded.latents, draw.noise, draw.t)
     errors = (made.policy.model.predict(x_t, draw.t, encoded.condition) - draw.noise).square()
     assert_close(found, errors.flatten(1).mean(1) / 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_descending_the_preference_loss_orders_the_pairs(kind):
+    """From the reference, where nothing is preferred, one small step along the gradient prefers the chosen."""
+    made, batch = at_reference(kind), pairs(4)
+    before = dpo.loss(**dpo_terms(made, batch), beta=100.0)
+    step = gradient(made, before.values.mean())
+    torch.nn.utils.vector_to_parameters(-1e-4 * step / step.norm(), made.policy.network.adapter.parameters())
+    after = dpo.loss(**dpo_terms(made, batch), beta=100.0)
+    assert before.metrics["margin"] == 0
+    assert after.metrics["margin"] > 0
+    assert after.values.mean() < before.values.mean()
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    chosen, rejected = torch.randn(2, 4, generator=rng(), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: dpo.loss(a, b, beta=0.7).values, (chosen, rejected))
+
+
+def test_half_of_beta_without_the_half_is_the_same():
+    """diffusers' script: -log sigma(2500 [(r_w - m_w) - (r_l - m_l)]) is the official 5000 with the half."""
+    m_w, m_l, r_w, r_l = 1e-3 * torch.rand(4, 5, generator=rng(), dtype=torch.float64)
+    folded = -torch.nn.functional.logsigmoid(2500 * ((r_w - m_w) - (r_l - m_l)))
+    assert_close(diffusion_dpo.loss((r_w - m_w) / 2, (r_l - m_l) / 2).values, folded)
+
+
+def test_flow_dpo_with_the_schedule_is_diffusion_dpo_on_the_noise():
+    """beta (1 - t)^2 on velocity errors is beta on the errors of noise = x_t + (1 - t) v; a constant beta is not."""
+    made, batch, beta = parts("flow"), pairs(4), 500.0
+    policy, path = made.policy, made.policy.model.path
+    rows = policy.encode([*batch["prompt"]] * 2, [*batch["chosen"], *batch["rejected"]], rng())
+    draw = policy.draw(rows, rng(5), copies=2)
+    x_t = path.add_noise(rows.latents, draw.noise, draw.t)
+
+    def noise_errors():
+        _, noise = path.split(x_t, draw.t, policy.model.predict(x_t, draw.t, rows.condition))
+        return (noise - draw.noise).square().flatten(1).mean(1)
+
+    with torch.no_grad(), policy.reference():
+        reference, noise_reference = policy.log_likelihood(rows, draw).sum(), noise_errors()
+    chosen, rejected = (policy.log_likelihood(rows, draw).sum() - reference).chunk(2)
+    winner, loser = ((noise_reference - noise_errors()) / 2).chunk(2)
+    scheduled = beta * (1 - draw.t[:4].double()) ** 2
+    assert_close(scheduled * (chosen - rejected), beta * (winner - loser), rtol=1e-6, atol=1e-9)
+    assert not (beta * (chosen - rejected)).allclose(beta * (winner - loser))
+
+
+def test_a_pair_costs_one_forward_of_the_policy_and_one_of_the_reference():
+    made = parts()
+    dpo_terms(made, pairs(3))
+    assert [len(x) for x in made.policy.network.inputs] == [6, 6]
+    assert made.policy.network.grad_modes == [False, True]
+
+
+def test_prompts_are_dropped_for_both_sides_of_a_share_of_the_pairs():
+    seen = []
+    made, batch = parts(), pairs(400)
+    encode = made.policy.encode
+    made.policy.encode = lambda prompts, media, rng: seen.extend(prompts) or encode(prompts, media, rng)
+    diffusion_dpo.terms(made, batch, rng(1))
+    texts = [prompt.text for prompt in seen]
+    assert texts[:400] == texts[400:]
+    assert texts.count("") / 800 == pytest.approx(0.2, abs=0.06)
+    assert all(text in ("", prompt.text) for text, prompt in zip(texts[:400], batch["prompt"], strict=True))
 
 
 def rewards_of(module, made, seed=0, **options):
@@ -192,7 +257,8 @@ def test_drtune_sends_no_gradient_through_the_input():
 def test_drtune_gradient_is_the_sum_of_one_step_jacobians():
     """On the affine sampler x0_hat = sum_i c_i output_i + const, so its gradient is sum_i c_i J_i^T grad r."""
     made = parts("flow", steps=4, guidance_scale=1.0)
-    found = gradient(made, rewards_of(drtune, made, k=4, early_stop=False).mean())
+    every_step = plans.spaced(4, 4, early=0, first=0)
+    found = gradient(made, reward_gradient.terms(made, {"prompt": prompts(3)}, rng(0), every_step)["rewards"].mean())
     model = made.policy.model
     grid = model.path.grid(4)
     x = torch.randn(3, *model.latent_shape, generator=rng(0)).double()

@@ -138,3 +138,73 @@ def test_steps_agree_with_diffusers(spacing, prediction):
         x = ddim_step(ours, x, t.expand(2), t_next.expand(2), output)
         y = theirs.step(torch.sin(y) * 0.5, t, y).prev_sample
     assert_close(x, y, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", paths())
+def test_whatever_a_network_says_splits_into_what_mixes_to_x_t(kind):
+    path = paths()[kind]
+    x_t, output, t = drawn(path)
+    assert_close(path.add_noise(*path.split(x_t, t, output), t), x_t)
+
+
+def test_v_and_x0_say_what_epsilon_says():
+    """v = (noise - s x_t) / a: the same statement in three languages splits alike."""
+    x0, noise, t = drawn(VP(alphas()))
+    x_t = VP(alphas()).add_noise(x0, noise, t)
+    a, s = (expand(c, x0) for c in VP(alphas()).coefficients(t))
+    expected = VP(alphas(), "epsilon").split(x_t, t, noise)
+    assert_close(VP(alphas(), "v").split(x_t, t, (noise - s * x_t) / a), expected)
+    assert_close(VP(alphas(), "x0").split(x_t, t, x0), expected)
+
+
+def test_velocity_is_the_slope_of_the_path():
+    path, step = Flow(), 1e-6
+    x0, noise, t = drawn(path)
+    slope = (path.add_noise(x0, noise, t + step) - path.add_noise(x0, noise, t - step)) / (2 * step)
+    assert_close(slope, path.target(x0, noise, t), atol=1e-8, rtol=0)
+
+
+def test_vp_times_are_uniform_over_all_indices():
+    counts = VP(alphas(5)).draw_times(5000, rng()).bincount(minlength=5)
+    assert len(counts) == 5
+    assert counts.min() > 900
+    assert counts.max() < 1100
+
+
+@pytest.mark.parametrize(("sampling", "spread"), [("uniform", 12**-0.5), ("logit-normal", 0.2083)])
+def test_flow_times_are_uniform_or_the_sigmoid_of_a_normal(sampling, spread):
+    times = Flow(time_sampling=sampling).draw_times(20_000, rng())
+    assert times.min() >= 0
+    assert times.max() <= 1
+    assert times.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert times.std().item() == pytest.approx(spread, abs=0.01)
+    if sampling == "logit-normal":
+        assert times.logit().std().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", paths())
+def test_half_precision_latents_are_mixed_in_float32(kind):
+    path = paths()[kind]
+    x0, noise, t = drawn(path)
+    low = path.add_noise(x0.bfloat16(), noise.bfloat16(), t)
+    assert low.dtype == torch.float32
+    assert_close(low.double(), path.add_noise(x0.bfloat16().double(), noise.bfloat16().double(), t))
+
+
+def test_the_clean_end_may_keep_some_noise():
+    path = VP(alphas(), final_alpha_cumprod=float(alphas()[0]))
+    assert path.coefficients(torch.tensor([-1])) == path.coefficients(torch.tensor([0]))
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="v_prediction"):
+        VP(alphas(), "v_prediction")
+
+
+def test_mixing_and_v_are_those_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ours = VP(alphas(), "v")
+    x0, noise, t = drawn(ours)
+    assert_close(ours.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), atol=1e-5, rtol=0)
+    assert_close(ours.target(x0, noise, t), theirs.get_velocity(x0, noise, t), atol=1e-5, rtol=0)

@@ -1,103 +1,71 @@
-"""DDIM: exact for a perfect network, Euler on a flow, the DDPM variance at eta 1, and what diffusers computes."""
+"""DDIM with noise: the paper's variance, the marginal kept, nothing drawn at the clean end, and what diffusers computes."""
+
+import itertools
 
 import pytest
 import torch
-import toy
+from torch.testing import assert_close
+from unit.toy import SHAPE, alphas, parts, prompts, rng
 
-from mmalign import UserError
 from mmalign.maths.paths import VP
-from mmalign.maths.transitions import ddim_step, ddpm_std
+from mmalign.maths.transitions import ddim_step
 
 B = 4
-T, NEXT = torch.full((B,), 601), torch.full((B,), 401)
+T, NEXT, CLEAN = torch.full((B,), 601), torch.full((B,), 401), torch.full((B,), -1)
 
 
 def tensors(n: int) -> torch.Tensor:
-    return torch.randn(n, B, *toy.SHAPE, generator=toy.rng(), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("kind", toy.KINDS)
-def test_a_perfect_network_stays_on_the_path(kind):
-    path, (x0, noise) = toy.path(kind), tensors(2)
-    grid = path.grid(5)
-    t, t_next = grid[1].expand(B), grid[3].expand(B)
-    stepped = ddim_step(path, path.add_noise(x0, noise, t), t, t_next, path.target(x0, noise, t))
-    torch.testing.assert_close(stepped, path.add_noise(x0, noise, t_next), rtol=0, atol=1e-12)
-
-
-def test_on_a_flow_it_is_the_euler_step():
-    path, (x_t, v) = toy.path("velocity"), tensors(2)
-    t, t_next = torch.rand(2, B, generator=toy.rng(), dtype=torch.float64)
-    stepped = ddim_step(path, x_t, t, t_next, v)
-    torch.testing.assert_close(stepped, x_t + (t_next - t)[:, None, None, None] * v, rtol=0, atol=1e-12)
+    return torch.randn(n, B, *SHAPE, generator=rng(), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_the_noise_has_the_papers_variance_and_keeps_the_marginal(eta):
-    """σ² = η² (1-ᾱ')/(1-ᾱ) (1-ᾱ/ᾱ'), and what the mean loses in noise is what σ z brings."""
-    path, (x0, noise, z) = toy.path("epsilon"), tensors(3)
-    alpha, alpha_next = path.coefficients(T)[0] ** 2, path.coefficients(NEXT)[0] ** 2
-    variance = (eta**2 * (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next))[:, None, None, None]
+def test_what_the_mean_loses_in_noise_is_what_the_step_draws(eta):
+    """σ² = η² (1-ᾱ')/(1-ᾱ) (1-ᾱ/ᾱ'), and the mean keeps sqrt(1-ᾱ'-σ²) of the noise."""
+    path, (x0, noise, z) = VP(alphas()), tensors(3)
+    alpha, alpha_next = alphas()[601], alphas()[401]
+    variance = eta**2 * (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
     x_t = path.add_noise(x0, noise, T)
     mean = ddim_step(path, x_t, T, NEXT, noise, eta)
-    torch.testing.assert_close(ddim_step(path, x_t, T, NEXT, noise, eta, z), mean + variance.sqrt() * z)
-    kept = (mean - alpha_next.sqrt()[:, None, None, None] * x0) / noise
-    torch.testing.assert_close((kept**2 + variance)[:, 0, 0, 0], 1 - alpha_next)
+    assert_close(mean, alpha_next.sqrt() * x0 + (1 - alpha_next - variance).sqrt() * noise)
+    assert_close(ddim_step(path, x_t, T, NEXT, noise, eta, z), mean + variance.sqrt() * z)
 
 
 def test_the_last_step_draws_no_noise():
-    path, (x_t, output, z) = toy.path("epsilon"), tensors(3)
-    clean = torch.full((B,), -1)
-    stepped = ddim_step(path, x_t, T, clean, output, 1.0, z)
-    torch.testing.assert_close(stepped, path.split(x_t, T, output)[0], rtol=0, atol=1e-12)
+    path, (x_t, output, z) = VP(alphas()), tensors(3)
+    assert_close(ddim_step(path, x_t, T, CLEAN, output, 1.0, z), path.split(x_t, T, output)[0])
 
 
-def test_full_noise_from_pure_noise_is_finite():
-    """With zero terminal signal σ takes all of s', where rounding must not turn a root negative."""
-    path = VP(torch.tensor([0.7, 0.3, 0.0]), prediction="v", timesteps=torch.arange)
-    x_t, output, z = tensors(3).float()
-    stepped = ddim_step(path, x_t, torch.full((B,), 2), torch.full((B,), 1), output, 1.0, z)
-    assert bool(stepped.isfinite().all())
+def test_full_noise_from_zero_signal_is_finite():
+    """There σ takes all of s', and rounding must not turn what is left negative under the root."""
+    path, (x_t, output, z) = VP(torch.tensor([0.7, 0.3, 0.0]), "v"), tensors(3).float()
+    for t_next in (0, 1):
+        step = ddim_step(path, x_t, torch.full((B,), 2), torch.full((B,), t_next), output, 1.0, z)
+        assert step.isfinite().all()
 
 
-def test_a_flow_takes_no_noise():
-    path, (x_t, v) = toy.path("velocity"), tensors(2)
-    with pytest.raises(UserError, match=r"sampling\.eta.*set it to 0"):
-        ddim_step(path, x_t, torch.ones(B), torch.zeros(B), v, eta=0.5)
-
-
-@pytest.mark.parametrize("kind", toy.KINDS[:3])
-@pytest.mark.parametrize("eta", [0.0, 0.7])
-def test_a_chain_is_that_of_diffusers(kind, eta):
+@pytest.mark.parametrize(("prediction", "theirs"), [("epsilon", "epsilon"), ("v", "v_prediction"), ("x0", "sample")])
+def test_a_noisy_chain_is_that_of_diffusers(prediction, theirs):
     diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-        prediction_type={"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}[kind],
-    )
+    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False, prediction_type=theirs, set_alpha_to_one=False)
     scheduler.set_timesteps(10)
-    path, model = toy.path(kind), toy.ToyModel(kind)
-    assert path.grid(10)[:-1].tolist() == scheduler.timesteps.tolist()
-    ours = theirs = tensors(1)[0]
-    condition = model.condition(["x"] * B)
-    for t, t_next in zip(path.grid(10)[:-1], path.grid(10)[1:], strict=True):
-        z = tensors(int(t) % 7 + 1)[-1]
-        with torch.no_grad():
-            output, expected = (model.predict(x, t.expand(B), condition) for x in (ours, theirs))
-        ours = ddim_step(path, ours, t.expand(B), t_next.expand(B), output, eta, z if eta else None)
-        theirs = scheduler.step(expected, int(t), theirs, eta=eta, variance_noise=z if eta else None).prev_sample
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    path = VP(alphas(), prediction, float(alphas()[0]), timesteps=lambda n: scheduler.timesteps)
+    x, *z = tensors(11)
+    y = x
+    for (t, t_next), noise in zip(itertools.pairwise(path.grid(10)), z, strict=True):
+        x = ddim_step(path, x, t.expand(B), t_next.expand(B), torch.sin(x) * 0.5, 0.7, noise)
+        y = scheduler.step(torch.sin(y) * 0.5, int(t), y, eta=0.7, variance_noise=noise).prev_sample
+    assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_noise_needs_no_more_than_the_two_times():
-    """The standard deviation is the DDPM posterior's: β̃ = (1-ᾱ')/(1-ᾱ) β for neighbouring steps."""
-    path = toy.path("epsilon")
-    t = torch.arange(1, 1 + B)
-    alpha, alpha_next = path.coefficients(t)[0] ** 2, path.coefficients(t - 1)[0] ** 2
-    beta = 1 - alpha / alpha_next
-    posterior = (1 - alpha_next) / (1 - alpha) * beta
-    std = ddpm_std(path, torch.zeros(B, *toy.SHAPE, dtype=torch.float64), t, t - 1)
-    torch.testing.assert_close(std.flatten() ** 2, posterior)
+def test_a_stochastic_sampler_follows_the_same_steps():
+    """The policy's own loop at eta 1: the same numbers as steps by hand with the sample's own generator."""
+    policy = parts(steps=4, guidance_scale=1.0).policy
+    object.__setattr__(policy.sampling, "eta", 1.0)
+    model, generator = policy.model, rng(5)
+    condition = model.condition([prompts(1)[0].text])
+    x = torch.randn(1, *SHAPE, generator=generator)
+    for t, t_next in itertools.pairwise(model.path.grid(4)):
+        output, t = model.predict(x, t.expand(1), condition).detach(), t.expand(1)
+        x = ddim_step(model.path, x, t, t_next.expand(1), output, 1.0, torch.randn(1, *SHAPE, generator=generator))
+    assert_close(policy.sample(prompts(1), [5]).media, model.decode(x))

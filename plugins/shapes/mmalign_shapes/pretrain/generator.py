@@ -6,6 +6,7 @@ A share of its captions is wrong, so it half knows what a caption asks for. Alig
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,6 +20,7 @@ from mmalign_shapes import grammar
 from mmalign_shapes.grammar import Caption
 from mmalign_shapes.pretrain.data import World, batches, track
 from mmalign_shapes.pretrain.vae import encode
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES
 
 WIDTH = 128
 LENGTH = 24
@@ -92,34 +94,106 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def train_generator(
-    world: World, vae: AutoencoderKL, steps: int, seed: int, batch_size: int = 64, corruption: float = 0.4
-) -> StableDiffusionPipeline:
-    """Denoise latents under captions of which a share `corruption` is wrong and a tenth is empty. Weights are averaged."""
+@dataclass(frozen=True)
+class Phase:
+    """Part of the generator's training.
+
+    corruption: share of the captions that are wrong. listening: the loss is that of v, which weighs the noisy times where
+    content is decided, and the text encoder stays as it is; otherwise it is that of epsilon, and the text encoder learns too.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    corruption: float
+    listening: bool
+
+
+PHASES = (Phase(3_000, 64, 1e-3, 0.4, listening=False), Phase(1_500, 32, 7e-4, 0.25, listening=True))
+"""First it learns to draw, then, with a text encoder that can read, to listen."""
+
+READING_STEPS = 400
+_MOST = 30.0
+
+
+def train_generator(world: World, vae: AutoencoderKL, seed: int) -> StableDiffusionPipeline:
+    """A pipeline trained in `PHASES` from nothing."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = new_tokenizer([grammar.say(caption, rng) for caption in world.captions[:4000]])
     text_encoder, unet, scheduler = new_text_encoder(tokenizer), new_unet(), new_scheduler()
-    both = nn.ModuleList([text_encoder, unet]).train()
     latents = encode(vae, world.pictures)
-    claims = [grammar.corrupted(c, rng) if rng.random() < corruption else c for c in world.captions]
-    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.05)
+    for number, phase in enumerate(PHASES):
+        if phase.listening:
+            text_encoder = train_reader(tokenizer, world, READING_STEPS, seed)
+        train_phase(unet, text_encoder, tokenizer, scheduler, latents, world, phase, seed + number)
+    return pipeline(vae, text_encoder.eval(), tokenizer, unet.eval(), scheduler)
+
+
+def train_phase(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    world: World,
+    phase: Phase,
+    seed: int,
+) -> None:
+    """Denoise latents under captions of which a share is wrong and a tenth is empty. Leaves averaged weights."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    claims = [grammar.corrupted(c, rng) if rng.random() < phase.corruption else c for c in world.captions]
+    text_encoder.requires_grad_(not phase.listening).train(not phase.listening)
+    both = nn.ModuleList([unet.train()] if phase.listening else [text_encoder, unet.train()])
+    optimizer = torch.optim.AdamW(both.parameters(), lr=phase.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=phase.learning_rate, total_steps=phase.steps, pct_start=0.05
+    )
     average = EMAModel(both.parameters(), decay=0.998)
-    for indices in track(batches(len(world), batch_size, steps, seed), "generator", steps):
-        ids = tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
-        condition = text_encoder(ids).last_hidden_state
+    for indices in track(batches(len(world), phase.batch_size, phase.steps, seed), "generator", phase.steps):
+        condition = text_encoder(
+            tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
+        ).last_hidden_state
         noise, times = torch.randn_like(latents[indices]), torch.randint(0, 1000, (len(indices),))
         noised = scheduler.add_noise(latents[indices], noise, times)
-        loss = F.mse_loss(unet(noised, times, condition).sample, noise)
+        errors = F.mse_loss(unet(noised, times, condition).sample, noise, reduction="none").mean(dim=(1, 2, 3))
+        weights = (1 / scheduler.alphas_cumprod[times]).clamp_max(_MOST) if phase.listening else 1.0
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (weights * errors).mean().backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         average.step(both.parameters())
     average.copy_to(both.parameters())
-    return pipeline(vae, text_encoder.eval(), tokenizer, unet.eval(), scheduler)
+
+
+def train_reader(tokenizer: CLIPTokenizer, world: World, steps: int, seed: int) -> CLIPTextModel:
+    """A text encoder whose last token says what each thing of a caption is, and how the first lies to the second."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    text_encoder = new_text_encoder(tokenizer).train()
+    sizes = [len(COLORS) + 1, len(SHAPES) + 1] * 3 + [len(RELATIONS) + 1]
+    head = nn.Linear(WIDTH, sum(sizes))
+    optimizer = torch.optim.AdamW([*text_encoder.parameters(), *head.parameters()], lr=1e-3)
+    for indices in track(batches(len(world), 64, steps, seed), "reader", steps):
+        captions = [world.captions[i] for i in indices.tolist()]
+        ids = tokenize(tokenizer, [grammar.say(caption, rng) for caption in captions])
+        answers = head(text_encoder(ids).pooler_output).split(sizes, dim=1)
+        right = torch.tensor([_answers(caption) for caption in captions]).unbind(1)
+        loss = torch.stack([F.cross_entropy(a, r) for a, r in zip(answers, right, strict=True)]).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return text_encoder
+
+
+def _answers(caption: Caption) -> list[int]:
+    """Colour and shape of up to three things and the relation, 0 where there is none."""
+    things = [[list(COLORS).index(k.color) + 1, list(SHAPES).index(k.shape) + 1] for k in caption.kinds]
+    things += [[0, 0]] * (3 - len(things))
+    relation = list(RELATIONS).index(caption.relation) + 1 if caption.relation else 0
+    return [*(answer for thing in things for answer in thing), relation]
 
 
 def pipeline(
