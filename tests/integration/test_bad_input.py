@@ -1,5 +1,7 @@
 """Each mistake gives one message with the thing, the place and the remedy; exit code 2, no traceback, nothing written."""
 
+import json
+
 import pytest
 
 CASES = {
@@ -53,22 +55,29 @@ NAN = '''
 import torch
 from mmalign import RewardSpec, hookimpl
 
-class Nan:
-    """Not a number, always."""
+class Failing:
+    """Brightness, and not a number from the fourth call on."""
+
+    def __init__(self):
+        self.calls = 0
+
     def __call__(self, samples):
-        return samples.media.mean(dim=(1, 2, 3)) * torch.nan
+        self.calls += 1
+        return samples.media.mean(dim=(1, 2, 3)) * (torch.nan if self.calls > 3 else 1.0)
 
 @hookimpl
 def mmalign_rewards():
-    yield RewardSpec("nan", Nan, differentiable=True)
+    yield RewardSpec("failing", Failing, differentiable=True)
 '''
 
 
-def test_five_non_finite_steps_stop_the_run(mmalign, config, tmp_path):
-    (tmp_path / "nan.py").write_text(NAN)
-    outcome = mmalign("train", config(extra="plugins: [./nan.py]\n"), "rewards=[nan]", "trainer.steps=20")
+def test_five_non_finite_steps_stop_the_run_and_keep_the_last_good_checkpoint(mmalign, config, tmp_path):
+    (tmp_path / "failing.py").write_text(NAN)
+    outcome = mmalign("train", config(extra="plugins: [./failing.py]\n"), "rewards=[failing]", "trainer.steps=20")
     assert outcome.returncode == 1
     assert "not finite" in outcome.stderr
+    assert "step-000002" in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    assert len((tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()) == 5
-    assert list((tmp_path / "runs/small/checkpoints").glob("step-*"))
+    rows = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
+    assert [row["skipped"] for row in rows] == [0.0] * 3 + [1.0] * 5
+    assert [path.name for path in (tmp_path / "runs/small/checkpoints").glob("step-*")] == ["step-000002"]

@@ -17,8 +17,8 @@ from mmalign_shapes.pretrain.vae import decode, train_vae
 from mmalign_shapes.prompts import captions
 
 SCENES = 24_000
-PICTURES = 1_536
-CLIP_STEPS = 500
+PICTURES = 256
+CLIP_STEPS = 100
 
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
