@@ -7,10 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from mmalign_shapes.pretrain.clip import new_clip, save_clip
+from mmalign_shapes import grammar
+from mmalign_shapes.pretrain.clip import in_order, new_clip, save_clip
 from mmalign_shapes.pretrain.data import World, floats, make_world
-from mmalign_shapes.pretrain.generator import LENGTH, new_scheduler, new_tokenizer, tokenize
-from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised, train_decoder
+from mmalign_shapes.pretrain.everything import finished
+from mmalign_shapes.pretrain.generator import LENGTH, answers, new_scheduler, new_tokenizer, tokenize
+from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised, train_vae
 
 TEXTS = ["a red circle left of a blue square", "there is a green cross"]
 
@@ -40,13 +42,39 @@ def test_standardising_changes_the_latents_and_not_the_pictures(world: World, va
     assert abs(float(latents.std()) - 1) < 1e-2
 
 
-def test_the_decoder_learns_and_the_latents_stay_what_they_were(world: World, vae: AutoencoderKL) -> None:
-    before, drawn = encode(vae, world.pictures), floats(world.pictures)
-    error = (decode(vae, before) - drawn).abs().mean()
-    train_decoder(vae, world, steps=6, seed=0, batch_size=8)
-    assert torch.equal(encode(vae, world.pictures), before)
-    assert (decode(vae, before) - drawn).abs().mean() < error
-    assert not any(weight.requires_grad for weight in vae.parameters())
+def test_the_autoencoder_learns_and_its_latents_are_standard(world: World) -> None:
+    torch.manual_seed(0)
+    untrained, trained = new_vae().eval().requires_grad_(False), train_vae(world, steps=8, seed=0)
+    drawn = floats(world.pictures)
+    errors = [(decode(vae, encode(vae, world.pictures)) - drawn).abs().mean() for vae in (trained, untrained)]
+    assert errors[0] < errors[1]
+    assert torch.allclose(encode(trained, world.pictures).std(dim=(0, 2, 3)), torch.ones(8), atol=1e-2)
+    assert not any(weight.requires_grad for weight in trained.parameters())
+
+
+def test_training_depends_on_its_seed_alone(world: World) -> None:
+    once, again, other = (train_vae(world, steps=2, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert any(not torch.equal(once[name], other[name]) for name in once)
+
+
+def test_what_is_finished_is_not_made_again(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> AutoencoderKL:
+        made.append(1)
+        return new_vae()
+
+    first = finished(tmp_path / "work/vae", AutoencoderKL.from_pretrained, make)
+    second = finished(tmp_path / "work/vae", AutoencoderKL.from_pretrained, make)
+    assert len(made) == 1
+    assert torch.equal(first.decoder.conv_in.weight, second.decoder.conv_in.weight)
+
+
+def test_a_caption_and_the_same_turned_round_have_the_same_answers() -> None:
+    claim = grammar.read("a red circle left of a blue square")
+    assert answers(in_order(claim)) == answers(in_order(grammar.turned_round(claim)))
+    assert answers(in_order(claim)) != answers(in_order(grammar.read("a blue square left of a red circle")))
 
 
 def test_decoding_gives_pictures_with_gradient(vae: AutoencoderKL) -> None:

@@ -15,7 +15,10 @@ def _group() -> None:
 
 @app.command()
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoints `sd` and `clip`; must be new or empty.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the checkpoints `sd` and `clip`; new, empty, or left by an interrupted run."),
+    ],
     seed: Annotated[int, typer.Option(help="Where all randomness comes from.")] = 0,
 ) -> None:
     """Train the generator and the CLIP from nothing: about an hour on two cores.
@@ -25,7 +28,9 @@ def pretrain(
     from mmalign.errors import UserError
     from mmalign_shapes.pretrain.everything import pretrain_all
 
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: choose another --out")
+    if out.exists() and any(out.iterdir()) and not (out / "work").is_dir():
+        raise UserError(
+            f"{out} is not empty and holds no interrupted run (no folder {out / 'work'}): choose another --out"
+        )
     pretrain_all(out, seed)
     typer.echo(f"wrote {out / 'sd'} and {out / 'clip'}")

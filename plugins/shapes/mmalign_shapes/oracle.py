@@ -21,7 +21,8 @@ _SMALLEST = 50
 """Pixels of the smallest blob that can be a thing."""
 _SPECK = 14
 """Pixels of a blob that may be overlooked."""
-_OVERLAP = 0.80
+_CLEAR = 0.88
+"""Least sum of a shape's overlap and its lead over the next best: a worn outline will do where nothing else comes near."""
 _LEAD = 0.03
 _APART = 8.0
 _NAMES = tuple(COLORS)
@@ -156,7 +157,8 @@ def _thing(blob: Mask, box: tuple[slice, slice], color: str) -> tuple[Thing | No
     (best, shape), (second, _) = overlaps[0], overlaps[1]
     y, x = (s.start + (s.stop - s.start) / 2 for s in box)
     thing = Thing(Kind(color, shape), x, y, (height + width) / 4)
-    return thing, best >= _OVERLAP and best - second >= _LEAD
+    lead = best - second
+    return thing, best + lead >= _CLEAR and lead >= _LEAD
 
 
 def _overlap(blob: Mask, shape: str) -> float:

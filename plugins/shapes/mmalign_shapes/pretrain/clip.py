@@ -1,7 +1,8 @@
 """The CLIP that rewards: it tells captions with one thing wrong from true ones, on drawn, damaged and generated pictures.
 
 A reward that is followed by gradient will be attacked by it, so it learns from attacks too: in the pixels, and in the latents
-that the decoder turns into pictures. The oracle says what each picture shows; what it is unsure of fits no caption.
+that the decoder turns into pictures. The oracle says what each picture shows; what it is unsure of fits no caption. Both towers
+also answer what is there through one head, which brings them to common terms long before comparisons would.
 """
 
 import json
@@ -23,10 +24,10 @@ from transformers import CLIPTokenizer
 from mmalign_shapes import grammar, oracle
 from mmalign_shapes.grammar import Caption
 from mmalign_shapes.pretrain.data import World, batches, floats, track
-from mmalign_shapes.pretrain.generator import LENGTH, tokenize
+from mmalign_shapes.pretrain.generator import ANSWERS, LENGTH, answers, tokenize
 from mmalign_shapes.pretrain.vae import decode, encode
 
-WRONG = 7
+WRONG = 5
 """Captions with one thing wrong for each picture."""
 
 _PIXEL_STEP = 6 / 255
@@ -78,19 +79,19 @@ def train_clip(
     seed: int,
     batch_size: int = 64,
 ) -> nn.Module:
-    """Binary cross entropy of scale * cosine + bias, one true caption against `WRONG` others, on attacked pictures."""
+    """Binary cross entropy of scale * cosine + bias, one true caption against `WRONG` others, every other step under attack."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     clip = new_clip(tokenizer).train()
-    bias = nn.Parameter(torch.tensor(-4.0))
-    optimizer = torch.optim.AdamW([*clip.parameters(), bias], lr=1e-3, weight_decay=0.05)
+    bias, head = nn.Parameter(torch.tensor(-4.0)), nn.Linear(model_config(tokenizer)["embed_dim"], sum(ANSWERS))
+    weights = [*clip.parameters(), *head.parameters(), bias]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
     half = batch_size // 2
-    drawn = encode(vae, world.pictures)
     turns = zip(
         batches(len(world), half, steps, seed), batches(len(generated.captions), half, steps, seed + 1), strict=True
     )
-    for a, b in track(turns, "clip", steps):
+    for step, (a, b) in enumerate(track(turns, "clip", steps)):
         prompts = [world.captions[i] for i in a.tolist()] + [generated.prompts[i] for i in b.tolist()]
         shown = [world.captions[i] for i in a.tolist()] + [generated.captions[i] for i in b.tolist()]
         claims = [true or prompt for true, prompt in zip(shown, prompts, strict=True)]
@@ -98,19 +99,39 @@ def train_clip(
         with torch.no_grad():
             known = _texts(clip, ids)
         fits = torch.tensor([float(true is not None) for true in shown])
-        latents = torch.cat([drawn[a], generated.latents[b]])
-        pictures = _attacked_latents(_Match(clip, bias, known, fits), vae, latents)
-        pictures = _damaged(pictures, floats(world.pictures[a]))
-        verdicts = [oracle.judge(picture, claim) for picture, claim in zip(pictures, claims, strict=True)]
-        fits = torch.tensor([float(verdict.correct) for verdict in verdicts])
+        drawn = floats(world.pictures[a])
+        if step % 2:
+            latents = torch.cat([encode(vae, world.pictures[a]), generated.latents[b]])
+            pictures = _damaged(_attacked_latents(_Match(clip, bias, known, fits), vae, latents), drawn)
+            verdicts = [oracle.judge(picture, claim) for picture, claim in zip(pictures, claims, strict=True)]
+            fits = torch.tensor([float(verdict.correct) for verdict in verdicts])
+        else:
+            with torch.no_grad():
+                pictures = _damaged(torch.cat([drawn, decode(vae, generated.latents[b])]), drawn)
         pictures = _attacked_pixels(_Match(clip, bias, known, fits), pictures)
-        loss = _Match(clip, bias, _texts(clip, ids), fits)(pictures)
+        images, texts = clip.encode_image(pictures * 2 - 1), _texts(clip, ids)
+        told = _told(head, images, claims, fits) + _told(head, texts[:, 0], claims, torch.ones_like(fits))
+        loss = _Match(clip, bias, texts, fits).of(images) + told
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
     return clip.eval()
+
+
+def _told(head: nn.Module, embeddings: Tensor, claims: Sequence[Caption], fits: Tensor) -> Tensor:
+    """How badly embeddings `[B, D]` answer what their captions say, where those fit; in the order of the names."""
+    right = torch.tensor([answers(in_order(claim)) for claim in claims]).unbind(1)
+    parts = zip(head(embeddings).split(ANSWERS, dim=1), right, strict=True)
+    errors = torch.stack([F.cross_entropy(answer, r, reduction="none") for answer, r in parts]).mean(0)
+    return (errors * fits).sum() / fits.sum().clamp_min(1)
+
+
+def in_order(claim: Caption) -> Caption:
+    """The same claim whichever way round it was said."""
+    things = tuple(sorted(claim.kinds, key=str))
+    return Caption(things) if claim.relation is None else min(claim, grammar.turned_round(claim), key=str)
 
 
 def save_clip(clip: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -135,8 +156,12 @@ class _Match:
     fits: Tensor
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        images = self.clip.encode_image(pictures * 2 - 1, normalize=True)
-        logits = self.clip.logit_scale.exp() * torch.einsum("bd,bkd->bk", images, self.texts) + self.bias
+        return self.of(self.clip.encode_image(pictures * 2 - 1))
+
+    def of(self, images: Tensor) -> Tensor:
+        """The same for embeddings `[B, D]` of the pictures."""
+        cosines = F.cosine_similarity(images[:, None], self.texts, dim=-1)
+        logits = self.clip.logit_scale.exp() * cosines + self.bias
         targets = F.pad(self.fits[:, None], (0, WRONG))
         weights = torch.where(targets > 0, 1.0, 2.0 / WRONG)
         return F.binary_cross_entropy_with_logits(logits, targets, weight=weights)
@@ -144,7 +169,7 @@ class _Match:
 
 def _texts(clip: Any, ids: Tensor) -> Tensor:
     """Embeddings `[B, 1 + WRONG, D]` of as many texts."""
-    embeddings: Tensor = clip.encode_text(ids, normalize=True)
+    embeddings: Tensor = clip.encode_text(ids)
     return embeddings.unflatten(0, (-1, 1 + WRONG))
 
 

@@ -2,11 +2,12 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from mmalign_shapes import grammar
 from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
@@ -16,9 +17,13 @@ from mmalign_shapes.pretrain.measure import measure_clip, measure_generator
 from mmalign_shapes.pretrain.vae import decode, train_vae
 from mmalign_shapes.prompts import captions
 
+T = TypeVar("T")
+
 SCENES = 24_000
-PICTURES = 256
-CLIP_STEPS = 100
+VAE_STEPS = 3_000
+GENERATOR_STEPS = 5_500
+PICTURES = 6_000
+CLIP_STEPS = 1_000
 
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -26,15 +31,33 @@ _SAMPLING_STEPS = (6, 8, 10, 14)
 
 
 def pretrain_all(out: Path, seed: int) -> None:
-    """Train everything and write `sd` and `clip` below `out`, each with a `training.json` of what was measured."""
+    """Train everything and write `sd` and `clip` below `out`, each with a `training.json` of what was measured.
+
+    What is finished already is read again from `out/work`, so an interrupted run goes on where it was.
+    """
     world, unseen = make_world(SCENES, seed), make_world(500, seed + 999)
-    vae = train_vae(world, seed)
-    pipeline = train_generator(world, vae, seed)
+    vae = finished(out / "work/vae", AutoencoderKL.from_pretrained, lambda: train_vae(world, VAE_STEPS, seed))
+    vae.eval().requires_grad_(False)
+    pipeline = finished(
+        out / "work/sd",
+        StableDiffusionPipeline.from_pretrained,
+        lambda: train_generator(world, vae, GENERATOR_STEPS, seed),
+    )
     write_pipeline(pipeline, out / "sd", {"seed": seed, **measure_generator(pipeline, unseen, seed)})
     generated = generate(pipeline, PICTURES, seed)
     clip = train_clip(world, generated, pipeline.vae, pipeline.tokenizer, CLIP_STEPS, seed)
     save_clip(clip, pipeline.tokenizer, out / "clip")
     write_figures(out / "clip", {"seed": seed, **measure_clip(clip, pipeline, seed)})
+
+
+def finished(folder: Path, load: Callable[[Path], T], make: Callable[[], T]) -> T:
+    """What `folder` holds, or else what `make` makes, which is then kept there."""
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.part")
+        made: Any = make()
+        made.save_pretrained(unfinished)
+        unfinished.rename(folder)
+    return load(folder)
 
 
 def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dict[str, Any]) -> None:

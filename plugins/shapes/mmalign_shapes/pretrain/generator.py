@@ -1,12 +1,12 @@
-"""The generator: a Stable Diffusion pipeline (epsilon) that draws cleanly and errs in content.
+"""The generator: a Stable Diffusion pipeline (v-prediction) that draws cleanly and errs in content.
 
-A share of its captions is wrong, so it half knows what a caption asks for. Alignment is to repair just that.
+A share of its captions is wrong, so it half knows what a caption asks for. Alignment is to repair just that. It predicts v as
+Stable Diffusion 2 does: content is decided at noisy times, where a network of this size that predicts epsilon learns nothing.
 """
 
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -24,6 +24,16 @@ from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES
 
 WIDTH = 128
 LENGTH = 24
+
+BATCH_SIZE = 64
+LEARNING_RATE = 1.5e-3
+READING_STEPS = 400
+CORRUPTION = 0.1
+"""Share of the captions that are wrong while the denoiser learns."""
+
+ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1] * 3 + [len(RELATIONS) + 1]
+"""How many answers there are to each question of `answers`."""
+
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -74,7 +84,7 @@ def new_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(64, 128),
         layers_per_block=1,
-        attention_head_dim=8,
+        attention_head_dim=4,
         cross_attention_dim=WIDTH,
         norm_num_groups=16,
     )
@@ -90,82 +100,53 @@ def new_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
         timestep_spacing="trailing",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Part of the generator's training.
-
-    corruption: share of the captions that are wrong. listening: the loss is that of v, which weighs the noisy times where
-    content is decided, and the text encoder stays as it is; otherwise it is that of epsilon, and the text encoder learns too.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    corruption: float
-    listening: bool
-
-
-PHASES = (Phase(3_000, 64, 1e-3, 0.4, listening=False), Phase(1_500, 32, 7e-4, 0.25, listening=True))
-"""First it learns to draw, then, with a text encoder that can read, to listen."""
-
-READING_STEPS = 400
-_MOST = 30.0
-
-
-def train_generator(world: World, vae: AutoencoderKL, seed: int) -> StableDiffusionPipeline:
-    """A pipeline trained in `PHASES` from nothing."""
+def train_generator(world: World, vae: AutoencoderKL, steps: int, seed: int) -> StableDiffusionPipeline:
+    """A pipeline trained from nothing: first its text encoder learns to read, then its denoiser to draw what that has read."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = new_tokenizer([grammar.say(caption, rng) for caption in world.captions[:4000]])
-    text_encoder, unet, scheduler = new_text_encoder(tokenizer), new_unet(), new_scheduler()
-    latents = encode(vae, world.pictures)
-    for number, phase in enumerate(PHASES):
-        if phase.listening:
-            text_encoder = train_reader(tokenizer, world, READING_STEPS, seed)
-        train_phase(unet, text_encoder, tokenizer, scheduler, latents, world, phase, seed + number)
-    return pipeline(vae, text_encoder.eval(), tokenizer, unet.eval(), scheduler)
+    text_encoder = train_reader(tokenizer, world, READING_STEPS, seed).eval().requires_grad_(False)
+    unet, scheduler = new_unet(), new_scheduler()
+    claims = [grammar.corrupted(c, rng) if rng.random() < CORRUPTION else c for c in world.captions]
+    train_denoiser(unet, text_encoder, tokenizer, scheduler, encode(vae, world.pictures), claims, steps, seed)
+    return pipeline(vae, text_encoder, tokenizer, unet.eval(), scheduler)
 
 
-def train_phase(
+def train_denoiser(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     scheduler: DDIMScheduler,
     latents: Tensor,
-    world: World,
-    phase: Phase,
+    claims: Sequence[Caption],
+    steps: int,
     seed: int,
 ) -> None:
-    """Denoise latents under captions of which a share is wrong and a tenth is empty. Leaves averaged weights."""
+    """Predict v of noised latents `[N, 8, 8, 8]` under their captions, a tenth of them empty. Leaves averaged weights."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    claims = [grammar.corrupted(c, rng) if rng.random() < phase.corruption else c for c in world.captions]
-    text_encoder.requires_grad_(not phase.listening).train(not phase.listening)
-    both = nn.ModuleList([unet.train()] if phase.listening else [text_encoder, unet.train()])
-    optimizer = torch.optim.AdamW(both.parameters(), lr=phase.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=phase.learning_rate, total_steps=phase.steps, pct_start=0.05
-    )
-    average = EMAModel(both.parameters(), decay=0.998)
-    for indices in track(batches(len(world), phase.batch_size, phase.steps, seed), "generator", phase.steps):
-        condition = text_encoder(
-            tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
-        ).last_hidden_state
-        noise, times = torch.randn_like(latents[indices]), torch.randint(0, 1000, (len(indices),))
-        noised = scheduler.add_noise(latents[indices], noise, times)
-        errors = F.mse_loss(unet(noised, times, condition).sample, noise, reduction="none").mean(dim=(1, 2, 3))
-        weights = (1 / scheduler.alphas_cumprod[times]).clamp_max(_MOST) if phase.listening else 1.0
+    weights = list(unet.train().parameters())
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    average = EMAModel(weights, decay=0.998)
+    for indices in track(batches(len(claims), BATCH_SIZE, steps, seed), "generator", steps):
+        clean, times = latents[indices], torch.randint(0, 1000, (BATCH_SIZE,))
+        noise = torch.randn_like(clean)
+        ids = tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
+        noised = scheduler.add_noise(clean, noise, times)
+        predicted = unet(noised, times, text_encoder(ids).last_hidden_state).sample
+        loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, times))
         optimizer.zero_grad(set_to_none=True)
-        (weights * errors).mean().backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        average.step(both.parameters())
-    average.copy_to(both.parameters())
+        average.step(weights)
+    average.copy_to(weights)
 
 
 def train_reader(tokenizer: CLIPTokenizer, world: World, steps: int, seed: int) -> CLIPTextModel:
@@ -173,22 +154,21 @@ def train_reader(tokenizer: CLIPTokenizer, world: World, steps: int, seed: int) 
     torch.manual_seed(seed)
     rng = random.Random(seed)
     text_encoder = new_text_encoder(tokenizer).train()
-    sizes = [len(COLORS) + 1, len(SHAPES) + 1] * 3 + [len(RELATIONS) + 1]
-    head = nn.Linear(WIDTH, sum(sizes))
+    head = nn.Linear(WIDTH, sum(ANSWERS))
     optimizer = torch.optim.AdamW([*text_encoder.parameters(), *head.parameters()], lr=1e-3)
     for indices in track(batches(len(world), 64, steps, seed), "reader", steps):
         captions = [world.captions[i] for i in indices.tolist()]
         ids = tokenize(tokenizer, [grammar.say(caption, rng) for caption in captions])
-        answers = head(text_encoder(ids).pooler_output).split(sizes, dim=1)
-        right = torch.tensor([_answers(caption) for caption in captions]).unbind(1)
-        loss = torch.stack([F.cross_entropy(a, r) for a, r in zip(answers, right, strict=True)]).sum()
+        told = head(text_encoder(ids).pooler_output).split(ANSWERS, dim=1)
+        right = torch.tensor([answers(caption) for caption in captions]).unbind(1)
+        loss = torch.stack([F.cross_entropy(a, r) for a, r in zip(told, right, strict=True)]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     return text_encoder
 
 
-def _answers(caption: Caption) -> list[int]:
+def answers(caption: Caption) -> list[int]:
     """Colour and shape of up to three things and the relation, 0 where there is none."""
     things = [[list(COLORS).index(k.color) + 1, list(SHAPES).index(k.shape) + 1] for k in caption.kinds]
     things += [[0, 0]] * (3 - len(things))
