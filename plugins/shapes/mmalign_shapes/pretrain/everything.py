@@ -21,8 +21,7 @@ T = TypeVar("T")
 
 SCENES = 24_000
 VAE_STEPS = 3_000
-GENERATOR_STEPS = 5_500
-PICTURES = 6_000
+PICTURES = 4_000
 CLIP_STEPS = 1_000
 
 _BATCH = 64
@@ -41,8 +40,9 @@ def pretrain_all(out: Path, seed: int) -> None:
     pipeline = finished(
         out / "work/sd",
         StableDiffusionPipeline.from_pretrained,
-        lambda: train_generator(world, vae, GENERATOR_STEPS, seed),
+        lambda: train_generator(world, vae, seed),
     )
+    pipeline.vae.requires_grad_(False)
     write_pipeline(pipeline, out / "sd", {"seed": seed, **measure_generator(pipeline, unseen, seed)})
     generated = generate(pipeline, PICTURES, seed)
     clip = train_clip(world, generated, pipeline.vae, pipeline.tokenizer, CLIP_STEPS, seed)

@@ -7,6 +7,7 @@ Stable Diffusion 2 does: content is decided at noisy times, where a network of t
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -28,8 +29,6 @@ LENGTH = 24
 BATCH_SIZE = 64
 LEARNING_RATE = 1.5e-3
 READING_STEPS = 400
-CORRUPTION = 0.1
-"""Share of the captions that are wrong while the denoiser learns."""
 
 ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1] * 3 + [len(RELATIONS) + 1]
 """How many answers there are to each question of `answers`."""
@@ -104,15 +103,35 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def train_generator(world: World, vae: AutoencoderKL, steps: int, seed: int) -> StableDiffusionPipeline:
+@dataclass(frozen=True)
+class Phase:
+    """Part of the denoiser's training.
+
+    horizon: steps in which the learning rate would fall to nothing; more than `steps` stops it on the way.
+    corruption: share of the captions that are wrong.
+    """
+
+    steps: int
+    horizon: int
+    corruption: float
+
+
+PHASES = (Phase(3_000, 5_500, corruption=0.1), Phase(1_000, 1_000, corruption=0.5))
+"""First it learns to draw what a caption says, then to draw cleanly and to doubt."""
+
+
+def train_generator(
+    world: World, vae: AutoencoderKL, seed: int, phases: Sequence[Phase] = PHASES
+) -> StableDiffusionPipeline:
     """A pipeline trained from nothing: first its text encoder learns to read, then its denoiser to draw what that has read."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = new_tokenizer([grammar.say(caption, rng) for caption in world.captions[:4000]])
     text_encoder = train_reader(tokenizer, world, READING_STEPS, seed).eval().requires_grad_(False)
-    unet, scheduler = new_unet(), new_scheduler()
-    claims = [grammar.corrupted(c, rng) if rng.random() < CORRUPTION else c for c in world.captions]
-    train_denoiser(unet, text_encoder, tokenizer, scheduler, encode(vae, world.pictures), claims, steps, seed)
+    unet, scheduler, latents = new_unet(), new_scheduler(), encode(vae, world.pictures)
+    for number, phase in enumerate(phases):
+        claims = [grammar.corrupted(c, rng) if rng.random() < phase.corruption else c for c in world.captions]
+        train_denoiser(unet, text_encoder, tokenizer, scheduler, latents, claims, phase, seed + number)
     return pipeline(vae, text_encoder, tokenizer, unet.eval(), scheduler)
 
 
@@ -123,7 +142,7 @@ def train_denoiser(
     scheduler: DDIMScheduler,
     latents: Tensor,
     claims: Sequence[Caption],
-    steps: int,
+    phase: Phase,
     seed: int,
 ) -> None:
     """Predict v of noised latents `[N, 8, 8, 8]` under their captions, a tenth of them empty. Leaves averaged weights."""
@@ -131,9 +150,11 @@ def train_denoiser(
     rng = random.Random(seed)
     weights = list(unet.train().parameters())
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=LEARNING_RATE, total_steps=phase.horizon, pct_start=0.05
+    )
     average = EMAModel(weights, decay=0.998)
-    for indices in track(batches(len(claims), BATCH_SIZE, steps, seed), "generator", steps):
+    for indices in track(batches(len(claims), BATCH_SIZE, phase.steps, seed), "generator", phase.steps):
         clean, times = latents[indices], torch.randint(0, 1000, (BATCH_SIZE,))
         noise = torch.randn_like(clean)
         ids = tokenize(tokenizer, [_words(claims[i], rng) for i in indices.tolist()])
