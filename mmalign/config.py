@@ -98,8 +98,9 @@ class Collect(Section):
 
     samples_per_prompt: int = Field(default=4, ge=2)
     """How many samples each prompt gets."""
-    pairing: Literal["best-worst"] = "best-worst"
-    """Which samples of a prompt become a pair. Prompts whose samples all tie are left out and counted."""
+    pairing: Literal["best-worst", "ranked"] = "best-worst"
+    """Which samples of a prompt become pairs: the best with the worst; or also the second best with the second worst, and so
+    on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
 
 
 def _file_of_prompts(given: Any) -> Any:
@@ -146,6 +147,8 @@ class Trainer(Section):
     """AdamW's decay rates of the first and the second moment."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates over which the learning rate grows from near 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after that: as it is, or down to near 0 at the last step, in a line or a half cosine."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     precision: Literal["no", "bf16"] = "no"

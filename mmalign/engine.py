@@ -1,7 +1,9 @@
 """Devices, precision, processes and the optimiser. The only file that imports accelerate."""
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +56,7 @@ class Engine:
             raise UserError("nothing trains: the model has no parameter with gradient; give it an adapter")
         self.parameters = parameters
         optimizer = _optimizer(self.trainer, parameters)
-        warmup = self.trainer.warmup_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, self.trainer))
         policy.network, self.optimizer = self.accelerator.prepare(policy.network, optimizer)
         self.schedule = schedule
         self._network: nn.Module = policy.network
@@ -116,6 +117,14 @@ class Engine:
         """Take them back."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def rate(trainer: Trainer, step: int) -> float:
+    """The share of the peak learning rate at the update after `step` others: never 0, up in a line, then as scheduled."""
+    if step < trainer.warmup_steps:
+        return (step + 1) / (trainer.warmup_steps + 1)
+    left = (trainer.steps - step) / max(1, trainer.steps - trainer.warmup_steps)
+    return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[trainer.schedule]
 
 
 def _optimizer(trainer: Trainer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Pairs that the model makes itself: sample every prompt several times, score, pair the best with the worst.
+"""Pairs that the model makes itself: sample every prompt several times, score, pair better with worse.
 
 The pairs lie in `pairs/` of the run folder, pictures beside a `pairs.jsonl` that is written last; a finished collection is
 never made again.
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from mmalign.config import Collect
@@ -34,12 +33,13 @@ def collect(run: "Run", options: Collect) -> Pairs:
     return Pairs(str(manifest))
 
 
-def best_and_worst(scores: Tensor) -> tuple[int, int] | None:
-    """Indices of the highest and the lowest of `[N]` scores, or None when all are tied. NaN counts as no score."""
-    known = torch.nonzero(~torch.isnan(scores)).flatten()
-    if len(known) == 0 or scores[known].max() == scores[known].min():
-        return None
-    return int(known[scores[known].argmax()]), int(known[scores[known].argmin()])
+def ranked(scores: Tensor) -> list[tuple[int, int]]:
+    """Indices of winner and loser among `[N]` scores: the best with the worst, the second best with the second worst, and so
+    on as long as the one is higher. A NaN counts as no score.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    known = order[~scores[order].isnan()].tolist()
+    return [(a, b) for a, b in zip(known, reversed(known), strict=True) if scores[a] > scores[b]]
 
 
 def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any
         raise UserError(
             "collect: all samples of every prompt tie, so there is no pair; take more samples or another reward"
         )
-    if tied := len(prompts) - len(rows):
+    if tied := len(prompts) - len({Path(row["chosen"]).parent for row in rows}):
         run.warn(f"collected {len(rows)} pairs; the samples of {tied} prompts all tied, so these prompts are left out")
     return rows
 
@@ -60,7 +60,7 @@ def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any
 def _pairs_of(
     run: "Run", prompts: Sequence[Prompt], first: int, options: Collect, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """At most one pair for each of some prompts, of which the first is the `first` of all."""
+    """The pairs of some prompts, of which the first is the `first` of all."""
     count = options.samples_per_prompt
     repeated = [prompt for prompt in prompts for _ in range(count)]
     start = (run.config.trainer.seed * len(run.parts.data) + first) * count
@@ -68,20 +68,23 @@ def _pairs_of(
     scores = run.parts.reward(samples).values
     for i, prompt in enumerate(prompts):
         own = slice(i * count, (i + 1) * count)
-        if (ends := best_and_worst(scores[own])) is not None:
-            yield _pair(run, samples[own], scores[own], ends, prompt, folder / f"{first + i:05d}")
+        if pairs := ranked(scores[own])[: 1 if options.pairing == "best-worst" else None]:
+            yield from _rows(run, samples[own], scores[own], pairs, prompt, folder / f"{first + i:05d}")
     run.parts.reward.drain()
 
 
-def _pair(
-    run: "Run", samples: Samples, scores: Tensor, ends: tuple[int, int], prompt: Prompt, folder: Path
-) -> dict[str, Any]:
+def _rows(
+    run: "Run", samples: Samples, scores: Tensor, pairs: Sequence[tuple[int, int]], prompt: Prompt, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Rows of the manifest for the samples of one prompt, which are written to `folder`."""
     folder.mkdir(exist_ok=True)
     paths = run.hook.mmalign_write_samples(samples=samples, folder=folder)
     if paths is None:
         raise UserError("collect: no installed plugin can write this model's samples")
-    best, worst = (str(paths[end].relative_to(folder.parent)) for end in ends)
-    return {"prompt": prompt.text, "chosen": best, "rejected": worst, "scores": [float(scores[end]) for end in ends]}
+    for best, worst in pairs:
+        chosen, rejected = (str(paths[end].relative_to(folder.parent)) for end in (best, worst))
+        both = [float(scores[best]), float(scores[worst])]
+        yield {"prompt": prompt.text, "chosen": chosen, "rejected": rejected, "scores": both}
 
 
 def _write(manifest: Path, rows: Sequence[dict[str, Any]]) -> None:

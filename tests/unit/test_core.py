@@ -1,5 +1,6 @@
 """Small promises of the core: weighted rewards, pairing, checkpoints, random streams, and what the core may import."""
 
+import itertools
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from mmalign import UserError, checkpoint
-from mmalign.data.collect import best_and_worst
+from mmalign.config import Trainer
+from mmalign.data.collect import ranked
+from mmalign.engine import rate
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.streams import GlobalRandom, Stream
@@ -34,12 +37,12 @@ def test_a_reward_of_another_shape_is_refused(answer):
         CheckedReward("odd", lambda s: answer)(samples(3))
 
 
-def test_best_and_worst():
+def test_the_best_meets_the_worst_and_ties_meet_nobody():
     nan = float("nan")
-    assert best_and_worst(torch.tensor([0.1, 0.9, 0.5])) == (1, 0)
-    assert best_and_worst(torch.tensor([nan, 0.9, 0.5])) == (1, 2)
-    assert best_and_worst(torch.tensor([0.5, 0.5])) is None
-    assert best_and_worst(torch.tensor([nan, 0.5])) is None
+    assert ranked(torch.tensor([0.1, 0.9, 0.5])) == [(1, 0)]
+    assert ranked(torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])) == [(0, 4), (2, 3)]
+    assert ranked(torch.tensor([nan, 0.9, 0.5])) == [(1, 2)]
+    assert ranked(torch.tensor([0.5, 0.5])) == ranked(torch.tensor([nan, 0.5])) == ranked(torch.tensor([])) == []
 
 
 def test_checkpoints_count_only_when_renamed(tmp_path):
@@ -94,3 +97,24 @@ def test_the_core_imports_no_modality_library():
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert outcome.stdout.strip() == "[]", outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [1 / 3, 2 / 3, 1, 1, 1, 1]), ("linear", [1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25])],
+)
+def test_the_learning_rate_warms_up_and_falls_as_scheduled(schedule, rates):
+    trainer = Trainer(steps=6, warmup_steps=2, schedule=schedule)
+    assert [rate(trainer, step) for step in range(6)] == pytest.approx(rates)
+
+
+def test_the_cosine_schedule_is_half_way_in_the_middle_and_never_nothing():
+    trainer = Trainer(steps=10, schedule="cosine")
+    rates = [rate(trainer, step) for step in range(10)]
+    assert rates[0] == 1
+    assert rates[5] == pytest.approx(0.5)
+    assert all(one > other > 0 for one, other in itertools.pairwise(rates))
+
+
+def test_a_run_of_warming_up_alone_has_a_rate_to_its_end():
+    assert [rate(Trainer(steps=2, warmup_steps=2, schedule="linear"), step) for step in range(3)] == [1 / 3, 2 / 3, 0]
