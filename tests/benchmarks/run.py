@@ -15,11 +15,11 @@ import torch
 from mmalign import compose, config, loop, plugins, run
 from mmalign.engine import Engine
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "drtune.yaml"
 
 
 def prepared(folder: str) -> run.Run:
-    """The quickstart, ready for its first step, without evaluation."""
+    """The DRTune run on shapes, ready for its first step, without evaluation."""
     overrides = [f"folder={folder}", "evaluation={}", "trainer.checkpoint_every=null", "trainer.steps=1000000"]
     document = config.load(CONFIG, overrides)
     chosen = compose.choose(document, plugins.load())

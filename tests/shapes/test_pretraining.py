@@ -11,7 +11,7 @@ from mmalign_shapes import grammar
 from mmalign_shapes.pretrain.clip import in_order, new_clip, save_clip
 from mmalign_shapes.pretrain.data import World, floats, make_world
 from mmalign_shapes.pretrain.everything import finished
-from mmalign_shapes.pretrain.generator import LENGTH, answers, new_scheduler, new_tokenizer, tokenize
+from mmalign_shapes.pretrain.generator import LENGTH, answers, learned_merges, new_scheduler, new_tokenizer, tokenize
 from mmalign_shapes.pretrain.vae import decode, encode, new_vae, standardised, train_vae
 
 TEXTS = ["a red circle left of a blue square", "there is a green cross"]
@@ -99,6 +99,11 @@ def test_token_ids_are_padded_and_end_with_the_highest_id() -> None:
     assert ids.shape == (3, LENGTH)
     assert int(ids.max()) == tokenizer.eos_token_id == len(tokenizer) - 1  # CLIP pools at the highest id
     assert tokenizer.tokenize(TEXTS[0]) == [f"{word}</w>" for word in TEXTS[0].split()]
+
+
+def test_the_ids_of_tokens_do_not_depend_on_the_order_of_texts() -> None:
+    assert new_tokenizer(TEXTS).get_vocab() == new_tokenizer(TEXTS[::-1]).get_vocab()
+    assert learned_merges(["ab", "abc", "xbc"]) == [("b", "c</w>"), ("a", "b</w>"), ("a", "bc</w>"), ("x", "bc</w>")]
 
 
 def test_open_clip_loads_what_was_saved(tmp_path: Path) -> None:

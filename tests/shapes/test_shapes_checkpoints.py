@@ -49,13 +49,10 @@ def test_the_autoencoder_keeps_what_a_picture_shows(
     with torch.no_grad():
         latents = pipeline.vae.encode(pictures * 2 - 1).latent_dist.mean
         kept = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-    assert oracle.judge_batch(kept, texts)[0].mean() >= 0.9
+    assert oracle.judge_batch(kept, texts)[0].mean() >= 0.97
     assert abs(float((latents * pipeline.vae.config.scaling_factor).std()) - 1) < 0.1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the generator is trained too little: it draws, but mixes colours and hardly listens"
-)
 def test_the_generator_draws_cleanly_and_errs_in_content(pipeline: StableDiffusionPipeline) -> None:
     texts = [str(caption) for caption in captions("held-out")[::5][:48]]
     generator = torch.Generator().manual_seed(0)

@@ -68,6 +68,10 @@ def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dic
     pipeline.save_pretrained(folder)
     for part in large:
         part.float()
+    for file in (folder / "model_index.json", folder / "unet/config.json", folder / "vae/config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)  # where it was read from on this machine
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     write_figures(folder, figures)
 
 

@@ -4,15 +4,17 @@ A share of its captions is wrong, so it half knows what a caption asks for. Alig
 Stable Diffusion 2 does: content is decided at noisy times, where a network of this size that predicts epsilon learns nothing.
 """
 
-import json
 import random
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -38,22 +40,34 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 def new_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
     """A CLIP tokenizer in which every word of `texts` is one token and any other text still is some."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False, min_frequency=1
-    )
-    learner.train_from_iterator(texts, trainer)
-    state = json.loads(learner.to_str())["model"]
-    vocab = dict(state["vocab"])
-    for token in [f"{letter}</w>" for letter in alphabet] + [_START, _END]:
-        vocab.setdefault(token, len(vocab))
-    merges = [tuple(merge) for merge in state["merges"]]
+    merges = learned_merges(sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())}))
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(merge) for merge in merges), _START, _END]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def learned_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, the most frequent pair first, until each word is one token.
+
+    The trainer of `tokenizers` breaks ties as its hash tables fall, so that a seed would not fix the ids.
+    """
+    spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for letters in spelled for pair in pairwise(letters)):
+        merges.append(max(sorted(pairs), key=lambda pair: pairs[pair]))
+        spelled = [_merged(letters, merges[-1]) for letters in spelled]
+    return merges
+
+
+def _merged(letters: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for letter in letters:
+        if joined and (joined[-1], letter) == pair:
+            joined[-1] += letter
+        else:
+            joined.append(letter)
+    return joined
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
