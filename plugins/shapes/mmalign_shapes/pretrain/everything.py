@@ -22,7 +22,7 @@ T = TypeVar("T")
 SCENES = 24_000
 VAE_STEPS = 3_000
 PICTURES = 4_000
-CLIP_STEPS = 1_000
+CLIP_STEPS = 1_400
 
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -84,11 +84,12 @@ def generate(pipeline: StableDiffusionPipeline, size: int, seed: int) -> Shown:
     """The generator's own pictures, under many settings, labelled by the oracle."""
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     prompts = rng.choices(captions("train"), k=size)
-    latents, seen = [], []
+    latents, pictures = [], []
     for start in track(range(0, size, _BATCH), "generating", size // _BATCH):
         texts = [grammar.say(prompt) for prompt in prompts[start : start + _BATCH]]
         made = sample(pipeline, texts, rng.choice(_SAMPLING_STEPS), rng.choice(_GUIDANCE), generator)
         latents.append(made)
         with torch.no_grad():
-            seen += label(decode(pipeline.vae, made))
-    return Shown(torch.cat(latents), prompts, seen)
+            pictures.append(decode(pipeline.vae, made))
+    shown = torch.cat(pictures)
+    return Shown(torch.cat(latents), shown, prompts, label(shown))
