@@ -56,10 +56,10 @@ class _Texts:
         turns = [Turn(str(message["role"]), _said(message)) for message in messages]
         if not turns or turns[-1].role != "user":
             raise UserError("a prompt must end with what the user says")
-        images = list(_images(row, messages, Path(self._path).parent))
+        images = tuple(_images(row, messages, Path(self._path).parent))
         if (slots := sum(map(_slots, messages))) not in (0, len(images)):
             raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
-        return Prompt(turns[-1].text, images=images, history=turns[:-1])
+        return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
 
 
 class TextPrompts(_Texts):

@@ -74,7 +74,7 @@ def test_a_run(objective: str, llava: Path, picture_files: list[Path], tmp_path:
         assert metrics[-1]["loss"] < math.log(2) - 1e-3
     else:
         assert metrics[-1]["loss"] < metrics[0]["loss"]
-    assert json.loads((run / "evaluation.json").read_text())["rewards"]["words"]["after"]["n"] == 4
+    assert json.loads((run / "evaluation.json").read_text())["rewards"]["words"]["n"] == 4
     shown = [json.loads(line) for line in (run / "samples" / "step-000003" / "samples.jsonl").read_text().splitlines()]
     assert (run / "samples" / "step-000003" / shown[0]["sample"]).is_file()
     PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(llava), run / "model")

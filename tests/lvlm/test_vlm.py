@@ -105,11 +105,15 @@ def test_dpo_at_the_reference_is_log_two(llava: Path, prompts: list[Prompt]) -> 
 
 
 def test_checkpointing_changes_no_gradient(llava: Path, prompts: list[Prompt]) -> None:
+    made = perturbed(build(llava))
     found = []
     for checkpointing in (False, True):
-        policy = policy_of(perturbed(build(llava)), gradient_checkpointing=checkpointing)
+        made.base.zero_grad(set_to_none=True)
+        policy = policy_of(made, gradient_checkpointing=checkpointing)
         likelihood(policy, prompts, ANSWERS).sum().backward()
-        found.append([weight.grad for weight in policy.model.weights.trainable().values()])
+        found.append([weight.grad for weight in made.weights.trainable().values()])
+    assert made.base.get_decoder().layers[0].training
+    assert not made.base.get_decoder().layers[0].self_attn.training
     for plain, again in zip(*found, strict=True):
         assert_close(plain, again, atol=1e-4, rtol=1e-4)
 

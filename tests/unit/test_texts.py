@@ -42,7 +42,7 @@ def rows(tmp_path: Path):
 def test_every_layout_of_a_pair_reads_the_same(row, column, rows, tmp_path):
     found = TextPairs(rows({**row, column: "cat.png" if column == "image" else ["cat.png"]}))[0]
     assert found == {
-        "prompt": Prompt("What?", images=[tmp_path / "cat.png"]),
+        "prompt": Prompt("What?", images=(tmp_path / "cat.png",)),
         "chosen": "A cat.",
         "rejected": "A dog.",
     }
@@ -50,7 +50,7 @@ def test_every_layout_of_a_pair_reads_the_same(row, column, rows, tmp_path):
 
 @pytest.mark.parametrize("row", [{"prompt": "What?", "completion": "A cat."}, {"messages": [USER, GOOD]}])
 def test_every_layout_of_a_demonstration_reads_the_same(row, rows):
-    assert TextSamples(rows(row))[0] == {"prompt": Prompt("What?", images=[]), "sample": "A cat."}
+    assert TextSamples(rows(row))[0] == {"prompt": Prompt("What?"), "sample": "A cat."}
 
 
 def test_what_was_said_before_stays_before(rows):
@@ -58,7 +58,7 @@ def test_what_was_said_before_stays_before(rows):
     found = TextPrompts(rows({"prompt": [system, USER, GOOD, USER]}))
     assert len(found) == 1
     history = [Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A cat.")]
-    assert found[0]["prompt"] == Prompt("What?", images=[], history=history)
+    assert found[0]["prompt"] == Prompt("What?", history=tuple(history))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_what_was_said_before_stays_before(rows):
         (TextPrompts, {"prompt": [SHOWN], "images": []}, "shows 1 pictures, but there are 0"),
         (TextPrompts, {"prompt": [USER, GOOD, SHOWN], "images": ["a.png"]}, "a picture stands after words"),
         (TextPairs, {"prompt": "x", "chosen": [USER], "rejected": [BAD]}, "one message of the assistant, this is user"),
-        (TextPairs, {"chosen": [USER, GOOD], "rejected": [USER]}, "one message of the assistant"),
+        (TextPairs, {"chosen": [USER, GOOD], "rejected": [USER]}, "a prompt must end with what the user says"),
+        (TextPairs, {"prompt": "x", "chosen": [GOOD], "rejected": []}, "this is nothing"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_row(source, row, message, rows):
