@@ -213,10 +213,11 @@ def mmalign_write_samples(samples: "Samples", folder: Path) -> Sequence[Path] | 
 
 
 @hookspec(firstresult=True)
-def mmalign_read_media(path: Path) -> "Tensor | None":
+def mmalign_read_media(path: Path) -> "Tensor | str | None":
     """Read one sample back from a file, or return None if its kind of file is not yours. Since 1.
 
-    Returns pixels `[C, H, W]` in [0, 1]. Raise `UserError` for a file of your kind that cannot be read.
+    Returns pixels `[C, H, W]` in [0, 1], or the text of an answer. Raise `UserError` for a file of your kind that cannot be
+    read.
 
     Example::
 

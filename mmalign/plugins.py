@@ -27,6 +27,7 @@ OFFERS = {"model": "models", "objective": "objectives", "reward": "rewards", "da
 
 HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-score", "aesthetic", "jpeg-size"),
+    "mmalign-lvlm": ("vlm",),
     "mmalign-shapes": ("shapes-prompts", "oracle"),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""

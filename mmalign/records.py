@@ -8,18 +8,38 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mmalign.errors import UserError
+
 Media = str | Path | bytes | Tensor
-"""One picture (or video) as data sets hold it: a file, its bytes, or pixels `[C, H, W]` in [0, 1]."""
+"""One picture, video or answer as data sets hold it: a file, its bytes, or the thing itself.
+
+The thing itself is pixels `[C, H, W]` in [0, 1], or a text where the model answers in words.
+"""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was said before: `role` is "system", "user" or "assistant"."""
+
+    role: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked for. `metadata` travels untouched from the data set to the rewards."""
+    """What the model is asked for.
+
+    text: the last thing that the user says. metadata: travels untouched from the data set to the rewards.
+    images: what the user shows, before the first thing said. history: the turns before `text`.
+    """
 
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    images: Sequence[Media] = ()
+    history: Sequence[Turn] = ()
 
 
 @dataclass(frozen=True)
@@ -27,20 +47,35 @@ class Samples:
     """What a model made of prompts, one sample a prompt, in the same order.
 
     prompts: `B` prompts.
-    media: `[B, C, H, W]` in [0, 1]; carries gradient when it comes from a sampler with gradient.
+    made: pixels `[B, C, H, W]` in [0, 1], which carry gradient when they come from a sampler with gradient; or `B` texts.
+        Read it as `media` or as `responses`, whichever you are for.
     seeds: the seed behind each sample, or empty where there is none.
     """
 
     prompts: Sequence[Prompt]
-    media: Tensor
+    made: Tensor | Sequence[str]
     seeds: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        if len(self.prompts) != len(self.media):
-            raise ValueError(f"{len(self.prompts)} prompts but {len(self.media)} samples")
+        if len(self.prompts) != len(self.made):
+            raise ValueError(f"{len(self.prompts)} prompts but {len(self.made)} samples")
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def media(self) -> Tensor:
+        """The pixels `[B, C, H, W]`. Raises UserError where the model answers in words."""
+        if not isinstance(self.made, Tensor):
+            raise UserError("this reward looks at pictures, but the model answers in words: choose a reward for texts")
+        return self.made
+
+    @property
+    def responses(self) -> Sequence[str]:
+        """The texts. Raises UserError where the model makes pixels."""
+        if isinstance(self.made, Tensor):
+            raise UserError("this reward reads texts, but the model makes pictures: choose a reward for pictures")
+        return self.made
 
     @property
     def texts(self) -> list[str]:
@@ -48,7 +83,20 @@ class Samples:
         return [prompt.text for prompt in self.prompts]
 
     def __getitem__(self, index: slice) -> "Samples":
-        return replace(self, prompts=self.prompts[index], media=self.media[index], seeds=self.seeds[index])
+        return replace(self, prompts=self.prompts[index], made=self.made[index], seeds=self.seeds[index])
+
+    @classmethod
+    def joined(cls, batches: "Sequence[Samples]") -> "Samples":
+        """Several batches as one, in their order."""
+        prompts = [prompt for batch in batches for prompt in batch.prompts]
+        return cls(prompts, batched([one for b in batches for one in b.made]), [s for b in batches for s in b.seeds])
+
+
+def batched(made: Sequence[Tensor] | Sequence[str]) -> Tensor | Sequence[str]:
+    """Single samples as `Samples.made` holds them: pixels of one size `[C, H, W]` stacked, texts as they are."""
+    pixels = [one for one in made if isinstance(one, Tensor)]
+    texts = [one for one in made if isinstance(one, str)]
+    return torch.stack(pixels) if pixels else texts
 
 
 @dataclass(frozen=True)
@@ -65,7 +113,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Draw:
-    """The shared randomness of a surrogate likelihood: times `t` `[B]` (in the path's units) and `noise` like the latents."""
+    """The shared randomness of a surrogate likelihood: times `t` `[B]` (in the path's units) and `noise` like the latents.
+
+    Both are empty where a likelihood is exact, so that there is nothing to share.
+    """
 
     t: Tensor
     noise: Tensor
@@ -81,6 +132,29 @@ class LogProbs:
     def sum(self) -> Tensor:
         """`[B]`: summed over the units that count."""
         return (self.values * self.mask).sum(dim=1)
+
+    def mean(self) -> Tensor:
+        """`[B]`: averaged over the units that count; 0 where none does."""
+        return self.sum() / self.mask.sum(dim=1).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Samples and how likely the policy that drew them found each of their units; `policy.replay` asks it again.
+
+    log_probs: `[B, U]`, without gradient. units: by sample what its process replays, for example token ids.
+    """
+
+    samples: Samples
+    log_probs: LogProbs
+    units: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: slice) -> "Rollout":
+        log_probs = LogProbs(self.log_probs.values[index], self.log_probs.mask[index])
+        return Rollout(self.samples[index], log_probs, self.units[index])
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmalign import checkpoint, plugins
 from mmalign.builtin.evaluation import evaluate as evaluate_policy
 from mmalign.builtin.statistics import summary
@@ -17,7 +15,7 @@ from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
 from mmalign.options import complete
-from mmalign.records import Samples
+from mmalign.records import Samples, batched
 from mmalign.rewards.weighted import CheckedReward
 
 
@@ -121,14 +119,14 @@ def _read(rows: SampleRows, found: plugins.Plugins, batch_size: int = 16) -> Ite
     for start in range(0, len(rows), batch_size):
         batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         media = [read_media(found, Path(str(row["sample"]))) for row in batch]
-        yield Samples([row["prompt"] for row in batch], torch.stack(media))
+        yield Samples([row["prompt"] for row in batch], batched(media))
 
 
-def read_media(found: plugins.Plugins, path: Path) -> torch.Tensor:
-    """A sample's pixels. Raises UserError when the file is missing or no plugin reads its kind."""
+def read_media(found: plugins.Plugins, path: Path) -> Any:
+    """A sample's pixels or text. Raises UserError when the file is missing or no plugin reads its kind."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    pixels: torch.Tensor | None = found.hook.mmalign_read_media(path=path)
-    if pixels is None:
+    media = found.hook.mmalign_read_media(path=path)
+    if media is None:
         raise UserError(f"{path}: no installed plugin reads {path.suffix or 'such'} files")
-    return pixels
+    return media

@@ -59,6 +59,8 @@ def evaluate(
     """
     import torch  # here, so that listing plugins does not wait for it
 
+    from mmalign.records import Samples
+
     scores: dict[str, list[float]] = {name: [] for name in judges}
     kept: list[Samples] = []
     with torch.no_grad():
@@ -68,7 +70,7 @@ def evaluate(
             for name, judge in judges.items():
                 scores[name] += judge.reward(samples).values.tolist()
             kept += [samples[: keep - start]] if start < keep else []
-    return Outcome(scores, _joined(kept))
+    return Outcome(scores, Samples.joined(kept) if kept else None)
 
 
 @hookimpl(trylast=True)
@@ -198,18 +200,6 @@ def _check_unchanged(run: "Run", before: Path) -> None:
             f"evaluation.prompts or evaluation.seed differ from those of step 0 ({before}), so nothing can be "
             f"compared: put the prompts back, or start a new run"
         )
-
-
-def _joined(batches: "Sequence[Samples]") -> "Samples | None":
-    import torch
-
-    from mmalign.records import Samples
-
-    if not batches:
-        return None
-    prompts = [prompt for batch in batches for prompt in batch.prompts]
-    seeds = [seed for batch in batches for seed in batch.seeds]
-    return Samples(prompts, torch.cat([batch.media for batch in batches]), seeds)
 
 
 def _seeds(run: "Run") -> list[int]:

@@ -36,3 +36,6 @@ def mmalign_datasets() -> Iterator[DataSpec]:
     yield DataSpec("prompts", "mmalign.data.sources:Prompts")
     yield DataSpec("pairs", "mmalign.data.sources:Pairs", columns=_PAIRS)
     yield DataSpec("samples", "mmalign.data.sources:SampleRows", columns=frozenset({"prompt", "sample"}))
+    yield DataSpec("text-prompts", "mmalign.data.texts:TextPrompts")
+    yield DataSpec("text-pairs", "mmalign.data.texts:TextPairs", columns=_PAIRS)
+    yield DataSpec("text-samples", "mmalign.data.texts:TextSamples", columns=frozenset({"prompt", "sample"}))

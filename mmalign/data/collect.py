@@ -16,10 +16,26 @@ from mmalign.config import Collect
 from mmalign.console import track
 from mmalign.data.sources import Pairs
 from mmalign.errors import UserError
+from mmalign.parts import Row, Source
 from mmalign.records import Prompt, Samples
 
 if TYPE_CHECKING:
     from mmalign.run import Run
+
+
+class OwnPairs(Pairs):
+    """Collected pairs, whose prompts are those of the run's data: whole, with pictures and metadata.
+
+    path: the manifest. data: the rows that were sampled.
+    """
+
+    def __init__(self, path: str, data: Source):
+        super().__init__(path)
+        self._data = data
+
+    def __getitem__(self, index: int) -> Row:
+        asked = self._data[self._table[self._rows[index]]["row"]]
+        return {**super().__getitem__(index), "prompt": asked["prompt"]}
 
 
 def collect(run: "Run", options: Collect) -> Pairs:
@@ -30,7 +46,7 @@ def collect(run: "Run", options: Collect) -> Pairs:
         folder.mkdir(exist_ok=True)
         _write(manifest, _collected(run, options, folder))
     run.engine.wait()
-    return Pairs(str(manifest))
+    return OwnPairs(str(manifest), run.parts.data)
 
 
 def ranked(scores: Tensor) -> list[tuple[int, int]]:
@@ -69,7 +85,8 @@ def _pairs_of(
     for i, prompt in enumerate(prompts):
         own = slice(i * count, (i + 1) * count)
         if pairs := ranked(scores[own])[: 1 if options.pairing == "best-worst" else None]:
-            yield from _rows(run, samples[own], scores[own], pairs, prompt, folder / f"{first + i:05d}")
+            for row in _rows(run, samples[own], scores[own], pairs, prompt, folder / f"{first + i:05d}"):
+                yield {"row": first + i, **row}
     run.parts.reward.drain()
 
 

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: make given samples likelier.
 
-    L = -log p(x)
+    L = -1/U Σ_u log p(x_u)
 
+over the units u of a sample: the tokens of a response (the usual loss of a language model), or one draw of a time.
 On a denoising model log p is the surrogate -½ mean_D (output_θ(x_t) - target)² at a random (t, noise), so that L is
 half of the usual denoising error.
 """
@@ -15,7 +16,7 @@ from mmalign.specs import Objective
 
 
 def loss(log_probs: Tensor) -> Loss:
-    """log_probs: log p, `[B]`."""
+    """log_probs: log p, averaged over units, `[B]`."""
     return Loss(-log_probs, {"log_prob": log_probs.mean().detach()})
 
 
@@ -23,7 +24,7 @@ def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]
     """One sample a prompt, one draw a sample."""
     encoded = parts.policy.encode(batch["prompt"], batch["sample"], rng)
     draw = parts.policy.draw(encoded, rng)
-    return {"log_probs": parts.policy.log_likelihood(encoded, draw).sum()}
+    return {"log_probs": parts.policy.log_likelihood(encoded, draw).mean()}
 
 
 objective = Objective(loss, terms)

@@ -5,7 +5,10 @@ from typing import Any
 
 from mmalign.errors import UserError, nearest
 
-PROCESSES = {"denoising": "mmalign.processes.denoising:DenoisingPolicy"}
+PROCESSES = {
+    "denoising": "mmalign.processes.denoising:DenoisingPolicy",
+    "tokens": "mmalign.processes.tokens:TokensPolicy",
+}
 """Name -> what builds the policy, imported when it is asked for."""
 
 

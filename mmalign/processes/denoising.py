@@ -4,31 +4,25 @@ A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a su
 with gradient. Latents `[B, ...]` are float32 or wider here; only the adapter knows the network's own precision.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as Folder
 from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmalign.maths.paths import Path
+from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Media, Prompt, Samples
 from mmalign.samplers import gradient, ode
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
 
 
-class DenoisingModel(Protocol):
-    """What a plugin's adapter gives.
-
-    network: what trains; the engine may put a wrapped one in its place, so `predict` must call this one.
-    """
-
-    network: nn.Module
+class DenoisingModel(Adapter, Protocol):
+    """What a plugin's adapter gives."""
 
     @property
     def path(self) -> Path:
@@ -38,11 +32,6 @@ class DenoisingModel(Protocol):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one sample's latents."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
         ...
 
     def condition(self, texts: Sequence[str]) -> Condition:
@@ -67,22 +56,6 @@ class DenoisingModel(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels `[B, C, H, W]` in [0, 1], differentiable where not clamped."""
-        ...
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """Within it `predict` answers as the untouched model."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The trainable weights only."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> Any:
-        """Take them back."""
-        ...
-
-    def save(self, folder: Folder) -> None:
-        """Write the result in the ecosystem's own format."""
         ...
 
 
@@ -112,7 +85,7 @@ class Sampling:
 _Sampling = Sampling
 
 
-class DenoisingPolicy:
+class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     """A denoising model as objectives see it.
 
     Random numbers come from generators on the CPU, so that they are the same on every device.
@@ -141,7 +114,7 @@ class DenoisingPolicy:
             return torch.stack(drawn).to(self.model.device)
 
         path, grid = self.model.path, self.model.path.grid(self.sampling.steps)
-        with _evaluating(self.network):
+        with evaluating(self.network):
             latents = ode.ddim(self._guided(prompts), path, noise(), grid, self.sampling.eta, noise)
             return Samples(prompts, self.model.decode(latents), seeds)
 
@@ -188,35 +161,6 @@ class DenoisingPolicy:
             reference = self._predict(encoded, draw)
         return _mean_square(self._predict(encoded, draw) - reference)
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it the policy is the untouched model, in evaluation mode."""
-        with self.model.reference(), _evaluating(self.network):
-            yield
-
-    # ---- weights
-
-    @property
-    def network(self) -> nn.Module:
-        """The module that trains."""
-        return self.model.network
-
-    @network.setter
-    def network(self, network: nn.Module) -> None:
-        self.model.network = network
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The trainable weights."""
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take trainable weights back."""
-        self.model.load_state_dict(state)
-
-    def save(self, folder: Folder) -> None:
-        """Write the result in the ecosystem's own format."""
-        self.model.save(folder)
-
     # ---- inside
 
     def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
@@ -243,15 +187,3 @@ class DenoisingPolicy:
 def _mean_square(difference: Tensor) -> Tensor:
     """`[B]`: the mean of squares over all dimensions but the batch."""
     return (difference**2).flatten(1).mean(dim=1)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) within; afterwards each module is in its own mode again, for adapters may differ."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -22,8 +22,11 @@ class CheckedReward:
     function: Callable[[Samples], Any]
 
     def __call__(self, samples: Samples) -> Scores:
-        """Score samples. Raises UserError when the reward does not give one number a sample."""
-        answer = self.function(samples)
+        """Score samples. Raises UserError when the reward refuses them, or does not give one number a sample."""
+        try:
+            answer = self.function(samples)
+        except UserError as error:
+            raise UserError(f"reward '{self.name}': {error}") from error
         scores = answer if isinstance(answer, Scores) else Scores(answer)
         if not isinstance(scores.values, torch.Tensor) or scores.values.shape != (len(samples),):
             got = getattr(scores.values, "shape", type(scores.values).__name__)

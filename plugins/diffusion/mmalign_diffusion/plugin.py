@@ -33,7 +33,8 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
 @hookimpl
 def mmalign_write_samples(samples: "Samples", folder: Path) -> Sequence[Path] | None:
     """Pictures as PNG files, with `grid.png` beside them; samples that are no pictures are left to others."""
-    if samples.media.ndim != 4 or samples.media.shape[1] != 3:
+    shape = getattr(samples.made, "shape", ())
+    if len(shape) != 4 or shape[1] != 3:
         return None
     from mmalign_diffusion import pictures
 

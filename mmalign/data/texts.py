@@ -1,0 +1,162 @@
+"""Read prompts with pictures, answers and pairs of answers, in the columns that TRL knows.
+
+    prompt, chosen, rejected, images        preferences (text-pairs)
+    prompt, completion, images              demonstrations (text-samples), or `messages` whose last one is the answer
+    prompt, images                          prompts (text-prompts)
+
+Each of prompt, chosen, rejected and completion is a text, or a conversation: a list of `{"role", "content"}`. Without a
+`prompt`, what chosen and rejected begin with in common is the prompt. `image` holds one picture where `images` holds several.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmalign.data.sources import medium, table
+from mmalign.errors import UserError
+from mmalign.parts import Row
+from mmalign.records import Media, Prompt, Turn
+
+Message = Mapping[str, Any]
+
+
+class _Texts:
+    """Rows of texts, read when they are asked for.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    split: which split, for a data set on the hub.
+    """
+
+    layouts: Sequence[frozenset[str]] = (frozenset({"prompt"}),)
+    """Sets of columns, of which a file must have one."""
+
+    def __init__(self, path: str, split: str = "train"):
+        self._path = path
+        self._table = table(path, split)
+        known = set(self._table[0]) if len(self._table) else set()
+        if known and not any(layout <= known for layout in self.layouts):
+            wanted = " or ".join(", ".join(sorted(layout)) for layout in self.layouts)
+            raise UserError(f"{path}: needs the columns {wanted}; it has {', '.join(sorted(known))}")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Row:
+        try:
+            return self._read(self._table[index])
+        except UserError as error:
+            raise UserError(f"{self._path}: row {index + 1}: {error}") from None
+
+    def _read(self, row: Message) -> Row:
+        return {"prompt": self._prompt(row["prompt"], row)}
+
+    def _prompt(self, asked: Any, row: Message) -> Prompt:
+        """The prompt in a cell, with the row's pictures."""
+        messages = _messages(asked, "user")
+        turns = [Turn(str(message["role"]), _said(message)) for message in messages]
+        if not turns or turns[-1].role != "user":
+            raise UserError("a prompt must end with what the user says")
+        images = tuple(_images(row, messages, Path(self._path).parent))
+        if (slots := sum(map(_slots, messages))) not in (0, len(images)):
+            raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
+        return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
+
+
+class TextPrompts(_Texts):
+    """Prompts, with the pictures that they are about: columns prompt and images.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    split: which split, for a data set on the hub.
+    """
+
+
+class TextPairs(_Texts):
+    """Preference pairs of answers: columns prompt, chosen, rejected and images, plain or conversational.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    split: which split, for a data set on the hub.
+    """
+
+    layouts = (frozenset({"chosen", "rejected"}),)
+
+    def _read(self, row: Message) -> Row:
+        chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
+        asked = row.get("prompt")
+        if asked is None:
+            shared = _shared(chosen, rejected)
+            asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        return {"prompt": self._prompt(asked, row), "chosen": _answer(chosen), "rejected": _answer(rejected)}
+
+
+class TextSamples(_Texts):
+    """Demonstrations: columns prompt, completion and images, plain or conversational; or messages and images.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    split: which split, for a data set on the hub.
+    """
+
+    layouts = (frozenset({"prompt", "completion"}), frozenset({"messages"}))
+
+    def _read(self, row: Message) -> Row:
+        if row.get("messages") is not None:
+            asked, said = row["messages"][:-1], row["messages"][-1:]
+        else:
+            asked, said = row["prompt"], row["completion"]
+        return {"prompt": self._prompt(asked, row), "sample": _answer(_messages(said, "assistant"))}
+
+
+def _messages(cell: Any, role: str) -> list[Message]:
+    """A cell as a conversation; a plain text is one thing said by `role`."""
+    if isinstance(cell, str):
+        return [{"role": role, "content": cell}]
+    if isinstance(cell, list) and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in cell):
+        return cell
+    raise UserError(f"{str(cell)[:60]!r} is neither a text nor a list of messages with role and content")
+
+
+def _answer(messages: Sequence[Message]) -> str:
+    """The text of an answer, which is one message of the assistant."""
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(str(message["role"]) for message in messages) or "nothing"
+        raise UserError(f"an answer must be one message of the assistant, this is {roles}")
+    return _said(messages[0])
+
+
+def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
+    """How many messages two conversations begin with in common."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)) - 1)
+
+
+def _said(message: Message) -> str:
+    """The text of a message, whose content is a text or a list of parts."""
+    if isinstance(message["content"], str):
+        return message["content"]
+    return "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
+
+
+def _slots(message: Message) -> int:
+    """How many pictures a message shows in its content."""
+    return sum(part.get("type") == "image" for part in message["content"]) if _in_parts(message) else 0
+
+
+def _images(row: Message, messages: Sequence[Message], folder: Path) -> Iterator[Media]:
+    """The row's pictures. Raises UserError where the conversation shows them anywhere but first."""
+    for message, earlier in zip(messages, _users_before(messages), strict=True):
+        kinds = [part.get("type") for part in message["content"]] if _in_parts(message) else []
+        if "image" in kinds and (earlier or message["role"] != "user" or "image" in kinds[kinds.count("image") :]):
+            raise UserError("a picture stands after words; pictures are shown before the first thing the user says")
+    cells = row.get("images")
+    one = row.get("image")
+    for cell in cells if cells is not None else [one] if one is not None else []:
+        yield medium(cell, folder)
+
+
+def _users_before(messages: Sequence[Message]) -> list[int]:
+    """For each message, how often the user spoke before it."""
+    users = [message["role"] == "user" for message in messages]
+    return [sum(users[:i]) for i in range(len(users))]
+
+
+def _in_parts(message: Message) -> bool:
+    return not isinstance(message["content"], str)

@@ -1,0 +1,191 @@
+"""Tokens: models that say their answer one token after the other, each given all before it.
+
+A plugin gives an adapter (`TokensModel`); `TokensPolicy` makes of it exact log-probabilities, samples and rollouts. A unit is
+a token of the response, its end included; prompts, placeholders of pictures and padding never count.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Protocol
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.maths.log_probs import token_log_probs
+from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
+from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples
+from mmalign.samplers.tokens import choose
+
+Ids = Sequence[int]
+Choose = Callable[[Tensor, int], Tensor]
+"""Logits `[B, V]` of the next token and how many were said before -> the next token of each sample `[B]`."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts with responses as the network sees them.
+
+    inputs: what the network is given, named; the ids are among them. ids: `[B, T]`. mask: `[B, T]`, 1 on response tokens.
+    """
+
+    inputs: Mapping[str, Tensor]
+    ids: Tensor
+    mask: Tensor
+
+
+class TokensModel(Adapter, Protocol):
+    """What a plugin's adapter gives."""
+
+    def tokenize(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[Ids]:
+        """What the model would have to say for each text to be its whole answer, the end included."""
+        ...
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
+        """Prompts followed by responses, padded where it changes nothing. Raises UserError that names what is too long."""
+        ...
+
+    def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The network's last hidden states `[B, T, H]`."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[N, V]` of hidden states `[N, H]`."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], choose: Choose, max_new_tokens: int) -> Sequence[Ids]:
+        """One response a prompt, the end included where it was said; `choose` picks every token."""
+        ...
+
+    def decode(self, responses: Sequence[Ids]) -> list[str]:
+        """The texts of responses, without special tokens."""
+        ...
+
+    def recompute_layers(self) -> None:
+        """From now on the backward pass computes each layer again instead of keeping all of it until then."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    max_new_tokens: tokens after which a response is cut off.
+    temperature: divides the logits; 0 always takes the likeliest token.
+    top_p: only the likeliest tokens that together hold this probability are drawn; 1 is all.
+    top_k: only so many likeliest tokens are drawn; 0 is all.
+    """
+
+    max_new_tokens: PositiveInt = 128
+    temperature: NonNegativeFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegativeInt = 0
+
+
+# Within the policy its own attribute hides the class of that name.
+_Sampling = Sampling
+
+
+class TokensPolicy(AdapterPolicy[TokensModel]):
+    """A language model as objectives see it.
+
+    Random numbers come from generators on the CPU, one a sample, so that they are the same on every device.
+
+    gradient_checkpointing: the backward pass computes each layer again, to keep less until then. Logits are always
+        made piece by piece and again.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "rollouts"})
+    Sampling = _Sampling
+
+    def __init__(self, model: TokensModel, sampling: _Sampling, gradient_checkpointing: bool = False):
+        self.model = model
+        self.sampling = sampling
+        if gradient_checkpointing:
+            model.recompute_layers()
+
+    # ---- samples
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+        """One response a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
+        return self._samples(prompts, seeds, self._generate(prompts, seeds))
+
+    @torch.no_grad()
+    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
+        """Samples with the log-probabilities of their tokens `[B, U]`, as `replay` will find them while nothing trains.
+
+        They come from the network that trains, not from the one that generates with a cache, whose rounding differs.
+        They are of the softmax at the sampling's temperature: top_p and top_k count as how it was sampled, not as policy.
+        """
+        units = self._generate(prompts, seeds)
+        with evaluating(self.network):
+            log_probs = self._log_probs(self.model.encode(prompts, units), self._temperature)
+        return Rollout(self._samples(prompts, seeds, units), log_probs, units)
+
+    def replay(self, rollout: Rollout) -> LogProbs:
+        """How likely today's weights find the tokens of a rollout (or a slice of one), `[B, U]`, with gradient."""
+        encoded = self.model.encode(rollout.samples.prompts, rollout.units)
+        return self._log_probs(encoded, self._temperature, rollout.log_probs.values.shape[1])
+
+    # ---- likelihood
+
+    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], rng: torch.Generator) -> Encoded:
+        """Prompts and their responses as the network sees them. Nothing about it is random."""
+        return self.model.encode(prompts, self.model.tokenize(prompts, [text_of(one) for one in media]))
+
+    def draw(self, encoded: Encoded, rng: torch.Generator, copies: int = 1) -> Draw:
+        """Nothing: the likelihood is exact, so there is no randomness to share."""
+        return Draw(torch.empty(0), torch.empty(0))
+
+    def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
+        """The log-probabilities of the response tokens `[B, U]`, the first of each response at unit 0."""
+        return self._log_probs(encoded)
+
+    # ---- inside
+
+    @property
+    def _temperature(self) -> float:
+        """That of the distribution which rollouts are drawn from; drawing the likeliest token has none."""
+        return self.sampling.temperature or 1.0
+
+    def _generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Sequence[Ids]:
+        options = self.sampling
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniform = torch.stack([torch.rand(options.max_new_tokens, generator=one) for one in generators])
+        uniform = uniform.to(self.model.device)
+
+        def pick(logits: Tensor, step: int) -> Tensor:
+            return choose(logits, uniform[:, step], options.temperature, options.top_p, options.top_k)
+
+        with evaluating(self.network):
+            return self.model.generate(prompts, pick, options.max_new_tokens)
+
+    def _samples(self, prompts: Sequence[Prompt], seeds: Sequence[int], units: Sequence[Ids]) -> Samples:
+        return Samples(prompts, self.model.decode(units), seeds)
+
+    def _log_probs(self, encoded: Encoded, temperature: float = 1.0, width: int | None = None) -> LogProbs:
+        """`[B, U]`, where U is `width`, or the longest response."""
+        counts = encoded.mask[:, 1:].bool()  # what position t says stands at t + 1
+        hidden = self.model.hidden(encoded.inputs)[:, :-1]
+        found = token_log_probs(hidden[counts], encoded.ids[:, 1:][counts], self.model.head, temperature)
+        lengths = counts.sum(dim=1)
+        places = torch.arange(int(lengths.max()) if width is None else width, device=lengths.device)
+        mask = places < lengths[:, None]
+        return LogProbs(found.new_zeros(mask.shape).masked_scatter(mask, found), mask.to(found))
+
+
+def text_of(media: Media) -> str:
+    """A response as data sets hold it: the text itself, or a file or bytes of UTF-8. Raises UserError for anything else."""
+    try:
+        if isinstance(media, Path):
+            return media.read_text(encoding="utf-8")
+        if isinstance(media, bytes):
+            return media.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the response in {str(media)[:80]} ({error}): a response is UTF-8 text") from None
+    if isinstance(media, str):
+        return media
+    raise UserError("this model answers in words, but the data hold pixels: use data of texts, such as `text-pairs`")

@@ -1,0 +1,6 @@
+"""Adapters: vision-language models of transformers."""
+
+from mmalign_lvlm.models.lora import Lora
+from mmalign_lvlm.models.model import VisionLanguageModel
+
+__all__ = ["Lora", "VisionLanguageModel"]

@@ -1,0 +1,61 @@
+"""Load a vision-language model and its processor from a folder, an installed package or the hub."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mmalign.errors import UserError
+from mmalign.locations import locate
+
+
+def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model at `path` in `dtype`, and its processor."""
+    place = locate(path)
+    _check_local(path, place)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        processor = AutoProcessor.from_pretrained(place)
+        model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
+    _check_layout(path, model, processor)
+    return model, processor
+
+
+def _check_local(path: str, place: str) -> None:
+    """Refuse what is surely a local path and no model, before the hub is asked."""
+    if Path(place).is_dir():
+        if not (Path(place) / "config.json").is_file():
+            raise UserError(f"model {path}: the folder holds no config.json, so it is no model of transformers")
+    elif Path(place).exists():
+        raise UserError(f"model {path} is a file: name the folder of a model, where config.json is")
+    elif place.startswith((".", "/")) or place.count("/") > 1:
+        raise UserError(f"model {path}: no such folder. Name one with a model, or a hub id `owner/name`")
+
+
+def _check_layout(path: str, model: Any, processor: Any) -> None:
+    """What the adapter builds on: a chat template, and a placeholder token that stands for image features."""
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise UserError(
+            f"model {path}: its processor does not handle pictures; preprocessor_config.json may be missing"
+        )
+    if not processor.chat_template:
+        raise UserError(f"model {path}: its processor has no chat template; add chat_template.jinja to the folder")
+    if not hasattr(model.config, "image_token_id") or not hasattr(model.model, "get_image_features"):
+        raise UserError(f"model {path} is a {type(model).__name__}, which keeps no placeholder tokens for pictures")
+
+
+def _reason(error: BaseException) -> str:
+    """Why there is nothing: transformers does not always say that it is the connection that is missing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LocalEntryNotFoundError):
+            return "no such folder here, and offline. Check the path or the id and the connection"
+        cause = cause.__context__
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,228 @@
+"""The adapter: a vision-language model of transformers as a tokens model.
+
+transformers and peft are imported when a model is built, so that its options can be read without them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from mmalign.errors import UserError
+from mmalign.processes.tokens import Choose, Encoded, Ids
+from mmalign.records import Prompt
+from mmalign_lvlm.models.lora import Lora
+
+_LORA = Lora()
+
+
+class LastHidden(nn.Module):
+    """A model without its head: what it is given to last hidden states `[B, T, H]`. The head's logits are made in pieces."""
+
+    def __init__(self, base: Any):
+        super().__init__()
+        self.base = base
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Last hidden states `[B, T, H]`."""
+        hidden: Tensor = self.base.model(**inputs, use_cache=False).last_hidden_state
+        return hidden
+
+
+class VisionLanguageModel:
+    """A model that answers in words to pictures and words: LLaVA and what is laid out like it.
+
+    path: folder, hub id, or `package:relative/path` in an installed package.
+    dtype: of the frozen weights. What trains is float32.
+    adapter: LoRA in the language model; None trains all of that and keeps a frozen copy as reference. The vision tower and
+        its projector stay frozen.
+    max_length: the most tokens that prompt and answer may have together; None is what the model was made for. Longer
+        answers are cut and then have no end; a prompt that leaves no room is an error.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        adapter: Lora | None = _LORA,
+        max_length: PositiveInt | None = None,
+    ):
+        from mmalign_lvlm.models.dialogue import Dialogue
+        from mmalign_lvlm.models.loading import load
+        from mmalign_lvlm.models.weights import weights_of
+
+        frozen: torch.dtype = getattr(torch, dtype)
+        self.name = path
+        self.base, self.processor = load(path, torch.float32 if adapter is None else frozen)
+        self.base.eval()
+        config = self.base.config
+        limits = [n for n in (max_length, getattr(config.get_text_config(), "max_position_embeddings", None)) if n]
+        self.dialogue = Dialogue(self.processor, config.image_token_id, self._ends(), min(limits, default=None))
+        self.weights = weights_of(self.base, adapter, frozen)
+        self.network: nn.Module = LastHidden(self.base)
+        self._features_match = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.base.device
+        return device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything, the reference included."""
+        self.base.to(device)
+        self.weights.to(device)
+        return self
+
+    # ---- likelihood
+
+    def tokenize(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text as an answer to its prompt, the end included."""
+        return [self.dialogue.tokenize(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
+        """Prompts followed by answers, padded on the right, which a causal model does not see."""
+        encoded = self.dialogue.encode(prompts, responses)
+        inputs = self._placed(encoded.inputs)
+        return replace(encoded, inputs=inputs, ids=inputs["input_ids"], mask=encoded.mask.to(self.device))
+
+    def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Last hidden states `[B, T, H]`."""
+        hidden: Tensor = self.network(**inputs)
+        return hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[N, V]`."""
+        head = self.base.get_output_embeddings()
+        logits: Tensor = head(hidden.to(head.weight.dtype))
+        return logits
+
+    # ---- samples
+
+    def generate(self, prompts: Sequence[Prompt], choose: Choose, max_new_tokens: int) -> list[list[int]]:
+        """One answer a prompt. Placeholders of pictures are never said."""
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        asked = self._placed(self.dialogue.asked(prompts))
+        start = asked["input_ids"].shape[1]
+        for prompt, ids, mask in zip(prompts, asked["input_ids"], asked["attention_mask"], strict=True):
+            self.dialogue.room(prompt, ids, int(mask.sum()), max_new_tokens)
+        # Neutral wherever the model's own generation config could say more: `choose` alone decides.
+        plain = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
+            eos_token_id=self.dialogue.ends,
+            pad_token_id=self.dialogue.pad,
+        )
+        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable().to(self.device))])
+        whole = self.base.generate(**asked, generation_config=plain, logits_processor=picker)
+        return [self.dialogue.until_end(ids) for ids in whole[:, start:].tolist()]
+
+    def decode(self, responses: Sequence[Ids]) -> list[str]:
+        """The texts of answers."""
+        return self.dialogue.decode(responses)
+
+    # ---- weights
+
+    def recompute_layers(self) -> None:
+        """The language model's layers keep their input alone until the backward pass."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in self.base.get_decoder().modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # of the layer alone: what is inside stays without dropout
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the model answers as if it was untouched."""
+        base, network = self.base, self.network
+        with self.weights.reference() as frozen:
+            if frozen is not None:
+                self.base, self.network = frozen, LastHidden(frozen)
+            try:
+                yield
+            finally:
+                self.base, self.network = base, network
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights only."""
+        return self.weights.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take `state_dict`'s weights back."""
+        self.weights.load_state_dict(state)
+
+    def save(self, folder: Path) -> None:
+        """The result as peft or transformers writes it, and the processor beside it."""
+        self.weights.save(folder)
+        self.processor.save_pretrained(folder)
+
+    # ---- inside
+
+    def _ends(self) -> list[int]:
+        """Ids that end an answer, the tokenizer's own first: that is the one which data get."""
+        known = self.base.generation_config.eos_token_id
+        ends = [self.processor.tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])]
+        found = list(dict.fromkeys(end for end in ends if end is not None))
+        if not found:
+            raise UserError(f"model {self.name} knows no token that ends an answer: set eos_token in its tokenizer")
+        return found
+
+    def _unsayable(self) -> Tensor:
+        config = self.base.config
+        ids = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
+        ids |= {self.dialogue.pad} - set(self.dialogue.ends)
+        return torch.tensor(sorted(one for one in ids if one is not None))
+
+    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On the model's device, pixels in the model's precision, and checked once that pictures fit."""
+        dtype = self.base.dtype
+        placed = {
+            name: value.to(self.device, dtype if value.is_floating_point() else None) for name, value in inputs.items()
+        }
+        if not self._features_match and "pixel_values" in placed:
+            self._check_features(placed)
+        return placed
+
+    @torch.no_grad()
+    def _check_features(self, inputs: Mapping[str, Tensor]) -> None:
+        """As many placeholders as image features, or every row would be read in the wrong place."""
+        shown = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
+        found = self.base.model.get_image_features(**shown, return_dict=True).pooler_output
+        features = sum(one.shape[:-1].numel() for one in found)
+        placeholders = int((inputs["input_ids"] == self.dialogue.placeholder).sum())
+        if features != placeholders:
+            raise UserError(
+                f"model {self.name}: its processor keeps {placeholders} tokens for pictures that have {features} "
+                "features: patch_size, vision_feature_select_strategy and num_additional_image_tokens in "
+                "processor_config.json must fit the model's config.json"
+            )
+        self._features_match = True
+
+
+class _Picker:
+    """Makes `generate`, which takes the likeliest token, take the one that `choose` says."""
+
+    def __init__(self, choose: Choose, start: int, never: Tensor):
+        self.choose = choose
+        self.start = start
+        self.never = never
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: `[B, V]`. input_ids: the prompt and what was said."""
+        chosen = self.choose(scores.index_fill(1, self.never, -torch.inf), input_ids.shape[1] - self.start)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)

@@ -1,0 +1,120 @@
+"""What trains in a language model, and how to be without it: LoRA matrices, or all its weights beside a frozen copy."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign_lvlm.models.lora import Lora
+
+
+def weights_of(base: Any, adapter: Lora | None, dtype: torch.dtype) -> "Weights":
+    """LoRA in the language model of `base`, or all of that; frozen weights are in `dtype`."""
+    return FullWeights(base, dtype) if adapter is None else LoraWeights(base, adapter)
+
+
+class Weights(ABC):
+    """What trains in `base`. The vision tower and its projector never do."""
+
+    def __init__(self, base: Any):
+        self.base = base
+        # Fixed here: peft takes `requires_grad` away while adapters are disabled.
+        self._names = {name for name, weight in base.named_parameters() if weight.requires_grad}
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[Any]:
+        """The untouched model. Yields a frozen one to ask instead, or None where `base` itself is untouched within."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the result as its ecosystem does."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> None:
+        """Move what lies beside `base`."""
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The weights that train, by name."""
+        return {name: weight for name, weight in self.base.named_parameters() if name in self._names}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights, detached."""
+        return {name: weight.detach() for name, weight in self.trainable().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put `state_dict`'s weights back. Weights of another adapter are a UserError."""
+        trainable = self.trainable()
+        if trainable.keys() != state.keys() or any(trainable[name].shape != state[name].shape for name in state):
+            raise UserError(
+                "these weights belong to another model or adapter: keep `model` as it was when they were saved"
+            )
+        for name, weight in trainable.items():
+            weight.copy_(state[name])
+
+
+class LoraWeights(Weights):
+    """LoRA in a frozen model. The matrices are float32 whatever the base is."""
+
+    def __init__(self, base: Any, lora: Lora):
+        base.requires_grad_(False)
+        try:
+            self.peft = get_peft_model(base, _peft_config(base, lora))
+        except ValueError as error:
+            raise UserError(f"adapter: {error}") from None
+        super().__init__(base)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Adapters are off."""
+        disabled: AbstractContextManager[None] = self.peft.disable_adapter()
+        return disabled
+
+    def save(self, folder: Path) -> None:
+        """`adapter_model.safetensors` and its config, for `PeftModel.from_pretrained(base, folder)`."""
+        # No embedding is trained; without this peft asks the hub whether the vocabulary has grown.
+        self.peft.save_pretrained(folder, save_embedding_layers=False)
+
+    def to(self, device: torch.device | str) -> None:
+        """Nothing lies beside the model."""
+
+
+class FullWeights(Weights):
+    """All weights of the language model and its head, in float32, and a frozen copy of the model in `dtype`."""
+
+    def __init__(self, base: Any, dtype: torch.dtype):
+        self.frozen = deepcopy(base).to(dtype).requires_grad_(False).eval()
+        base.requires_grad_(False)
+        for part in (base.get_decoder(), base.get_output_embeddings()):
+            part.requires_grad_(True)
+        super().__init__(base)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """The frozen copy."""
+        return nullcontext(self.frozen)
+
+    def save(self, folder: Path) -> None:
+        """The whole model, for `from_pretrained(folder)`."""
+        self.base.save_pretrained(folder)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the frozen copy."""
+        self.frozen.to(device)
+
+
+def _peft_config(base: Any, lora: Lora) -> LoraConfig:
+    language = next(name for name, module in base.named_modules() if module is base.get_decoder())
+    targets = "|".join(re.escape(name) for name in lora.target_modules)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
+        target_modules=rf"{re.escape(language)}\.(.*\.)?({targets})",
+        lora_dropout=lora.dropout,
+    )

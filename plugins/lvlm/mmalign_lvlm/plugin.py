@@ -1,0 +1,39 @@
+"""What mmalign-lvlm offers. Importing this file imports nothing heavy."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmalign.errors import UserError
+from mmalign.hookspecs import hookimpl
+from mmalign.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from mmalign.records import Samples
+
+
+@hookimpl
+def mmalign_models() -> Iterator[ModelSpec]:
+    """Any vision-language model of transformers that keeps a placeholder token for each image feature, as LLaVA does."""
+    yield ModelSpec("vlm", "mmalign_lvlm.models:VisionLanguageModel", process="tokens")
+
+
+@hookimpl
+def mmalign_write_samples(samples: "Samples", folder: Path) -> Sequence[Path] | None:
+    """Answers as text files, with `responses.jsonl` beside them; samples that are no texts are left to others."""
+    if not isinstance(samples.made, list | tuple):
+        return None
+    from mmalign_lvlm import answers
+
+    return answers.write(samples, folder)
+
+
+@hookimpl
+def mmalign_read_media(path: Path) -> str | None:
+    """A text file as an answer."""
+    if path.suffix.lower() != ".txt":
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None

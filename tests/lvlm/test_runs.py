@@ -1,0 +1,80 @@
+"""Real runs through the command line: the objectives of every other model train a language model."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import LlavaForConditionalGeneration
+
+CONFIG = """
+name: small
+folder: {folder}/runs
+plugins: [./words.py]
+model: {{type: vlm, path: {llava}, adapter: {{rank: 4}}}}
+data: {{type: {data}, path: {folder}/rows.jsonl}}
+objective: {{type: {objective}}}
+sampling: {{max_new_tokens: 6}}
+evaluation: {{prompts: {{type: text-prompts, path: {folder}/rows.jsonl}}, rewards: [words]}}
+trainer: {{steps: 3, batch_size: 2, learning_rate: 1.0e-2, checkpoint_every: 2, gradient_checkpointing: true}}
+"""
+
+REWARD = """
+import torch
+from mmalign import RewardSpec, hookimpl
+
+def words():
+    \"\"\"How many words an answer has.\"\"\"
+    return lambda samples: torch.tensor([float(len(text.split())) for text in samples.responses])
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("words", words)
+"""
+
+ROWS = [("what is this", "a red circle", "no"), ("is this a red circle", "yes", "there is a blue square and no")] * 2
+
+
+def mmalign(*arguments: str | Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "mmalign", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("objective", ["dpo", "sft"])
+def test_a_run(objective: str, llava: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    columns = {"dpo": ("chosen", "rejected"), "sft": ("completion", "worse")}[objective]
+    rows = [
+        {
+            "prompt": asked,
+            "images": [os.path.relpath(picture_files[i % 2], tmp_path)],
+            **dict(zip(columns, said, strict=True)),
+        }
+        for i, (asked, *said) in enumerate(ROWS)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.py").write_text(REWARD)
+    data = {"dpo": "text-pairs", "sft": "text-samples"}[objective]
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path, llava=llava, data=data, objective=objective))
+
+    mmalign("train", config)
+    run = tmp_path / "runs" / "small"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+    assert all(math.isfinite(row["loss"]) and row["skipped"] == 0 for row in metrics)
+    if objective == "dpo":
+        assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        assert metrics[-1]["loss"] < math.log(2) - 1e-3
+    else:
+        assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert json.loads((run / "evaluation.json").read_text())["rewards"]["words"]["n"] == 4
+    shown = [json.loads(line) for line in (run / "samples" / "step-000003" / "samples.jsonl").read_text().splitlines()]
+    assert (run / "samples" / "step-000003" / shown[0]["sample"]).is_file()
+    PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(llava), run / "model")

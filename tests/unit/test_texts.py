@@ -1,0 +1,81 @@
+"""Rows of texts in TRL's columns, plain and conversational, with pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmalign import UserError
+from mmalign.data.texts import TextPairs, TextPrompts, TextSamples
+from mmalign.records import Prompt, Turn
+
+USER, GOOD, BAD = (
+    {"role": role, "content": text}
+    for role, text in [("user", "What?"), ("assistant", "A cat."), ("assistant", "A dog.")]
+)
+SHOWN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+
+
+@pytest.fixture
+def rows(tmp_path: Path):
+    """Writes rows and returns their file."""
+
+    def write(*rows: dict) -> str:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog."},
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": [SHOWN], "chosen": [GOOD], "rejected": [BAD]},
+        {"chosen": [SHOWN, GOOD], "rejected": [SHOWN, BAD]},
+    ],
+)
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_every_layout_of_a_pair_reads_the_same(row, column, rows, tmp_path):
+    found = TextPairs(rows({**row, column: "cat.png" if column == "image" else ["cat.png"]}))[0]
+    assert found == {
+        "prompt": Prompt("What?", images=(tmp_path / "cat.png",)),
+        "chosen": "A cat.",
+        "rejected": "A dog.",
+    }
+
+
+@pytest.mark.parametrize("row", [{"prompt": "What?", "completion": "A cat."}, {"messages": [USER, GOOD]}])
+def test_every_layout_of_a_demonstration_reads_the_same(row, rows):
+    assert TextSamples(rows(row))[0] == {"prompt": Prompt("What?"), "sample": "A cat."}
+
+
+def test_what_was_said_before_stays_before(rows):
+    system = {"role": "system", "content": "Be brief."}
+    found = TextPrompts(rows({"prompt": [system, USER, GOOD, USER]}))
+    assert len(found) == 1
+    history = [Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A cat.")]
+    assert found[0]["prompt"] == Prompt("What?", history=tuple(history))
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "message"),
+    [
+        (TextPairs, {"prompt": "x"}, "needs the columns chosen, rejected; it has prompt"),
+        (TextSamples, {"prompt": "x"}, "completion, prompt or messages"),
+        (TextPrompts, {"prompt": [GOOD]}, "row 1: a prompt must end with what the user says"),
+        (TextPrompts, {"prompt": 3}, "neither a text nor a list of messages"),
+        (TextPrompts, {"prompt": [SHOWN], "images": []}, "shows 1 pictures, but there are 0"),
+        (TextPrompts, {"prompt": [USER, GOOD, SHOWN], "images": ["a.png"]}, "a picture stands after words"),
+        (TextPairs, {"prompt": "x", "chosen": [USER], "rejected": [BAD]}, "one message of the assistant, this is user"),
+        (TextPairs, {"chosen": [USER, GOOD], "rejected": [USER]}, "a prompt must end with what the user says"),
+        (TextPairs, {"prompt": "x", "chosen": [GOOD], "rejected": []}, "this is nothing"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_row(source, row, message, rows):
+    with pytest.raises(UserError, match=message) as caught:
+        source(rows(row))[0]
+    assert "rows.jsonl" in str(caught.value)
