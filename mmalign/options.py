@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import Parameter
-from types import SimpleNamespace
-from typing import Any, NamedTuple, Optional, get_type_hints
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, NamedTuple, Optional, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -90,7 +90,7 @@ def described(spec: Spec) -> list[Option]:
     """Every option of a spec in the order of the signature, required ones first."""
     listed = []
     for field in schema(spec).model_fields.values():
-        kind = inspect.formatannotation(field.annotation).replace("typing.", "")
+        kind = inspect.formatannotation(_bare(field.annotation)).replace("typing.", "")
         plain, default = _as_plain(None if field.is_required() else field.default)
         listed.append(Option(str(field.alias), kind, default if plain else repr(default), field.is_required()))
     return sorted(listed, key=lambda option: not option.required)
@@ -166,6 +166,13 @@ def _arguments(made: Options) -> dict[str, Any]:
 def _complete(kind: type[Options], options: Mapping[str, Any], name: str) -> dict[str, Any]:
     plain = {key: _as_plain(value) for key, value in _arguments(_checked(kind, options, name)).items()}
     return {key: value for key, (is_plain, value) in plain.items() if is_plain}
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without what only pydantic reads."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    return Union[*map(_bare, get_args(annotation))] if get_origin(annotation) in (Union, UnionType) else annotation
 
 
 def _as_plain(value: Any) -> tuple[bool, Any]:

@@ -6,7 +6,7 @@ Shapes: `B` samples, `U` units (tokens, or denoising steps), `[C, H, W]` picture
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Turn:
 
     role: str
     text: str
+
+
+Units = Literal["sum", "mean"]
+"""How the log-probabilities of a sample's units become one: summed, or averaged, so that length does not count."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Log-probabilities `values` `[B, U]` of each unit and their `mask` `[B, U]` (1 where the unit counts)."""
+    """Log-probabilities `values` `[B, U]` of each unit and their `mask` `[B, U]`: 1 where the unit counts, or its weight."""
 
     values: Tensor
     mask: Tensor
@@ -135,7 +139,19 @@ class LogProbs:
 
     def mean(self) -> Tensor:
         """`[B]`: averaged over the units that count; 0 where none does."""
-        return self.sum() / self.mask.sum(dim=1).clamp_min(1)
+        return self.sum() / self.mask.to(self.values.dtype).sum(dim=1).clamp(min=1e-8)
+
+    def reduced(self, units: Units) -> Tensor:
+        """`[B]`: the sum or the mean."""
+        return self.sum() if units == "sum" else self.mean()
+
+    def minus(self, other: "LogProbs") -> "LogProbs":
+        """The log-ratio of each unit."""
+        return replace(self, values=self.values - other.values)
+
+    def weighted(self, weights: Tensor) -> "LogProbs":
+        """The same with `weights` `[B, U]` of the units."""
+        return replace(self, mask=self.mask * weights)
 
 
 @dataclass(frozen=True)

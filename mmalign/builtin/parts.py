@@ -5,29 +5,53 @@ from collections.abc import Iterator
 from mmalign.hookspecs import hookimpl
 from mmalign.specs import DataSpec, ObjectiveSpec
 
+_LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
 _LIKELIHOOD = frozenset({"likelihood"})
+_EXACT = frozenset({"exact-likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
+
+_ON_PAIRS = {
+    "dpo": "arXiv:2305.18290",
+    "hinge": "arXiv:2305.10425",
+    "ipo": "arXiv:2310.12036",
+    "robust": "arXiv:2403.00409",
+    "exo": "arXiv:2402.00856",
+    "discopop": "arXiv:2406.08414",
+    "nca": "arXiv:2402.05369",
+    "bco": "arXiv:2404.04656",
+    "sppo": "arXiv:2405.00675",
+    "apo": "arXiv:2408.06266",
+    "anchor": "arXiv:2406.11839",
+    "rpo": "arXiv:2405.16436",
+    "weighted-sum": "",
+    "simpo": "arXiv:2405.14734",
+    "cpo": "arXiv:2401.08417",
+    "diffusion-dpo": "arXiv:2311.12908",
+    "flow-dpo": "arXiv:2501.13918",
+}
+"""What trains on pairs with any likelihood, surrogates too."""
 
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
     """Preference, supervised and reward-gradient objectives."""
-    home = "mmalign.objectives"
-    yield ObjectiveSpec("dpo", f"{home}.dpo:objective", needs=_LIKELIHOOD, columns=_PAIRS, paper="arXiv:2305.18290")
-    yield ObjectiveSpec(
-        "diffusion-dpo", f"{home}.diffusion_dpo:objective", needs=_LIKELIHOOD, columns=_PAIRS, paper="arXiv:2311.12908"
-    )
-    yield ObjectiveSpec("sft", f"{home}.sft:objective", needs=_LIKELIHOOD, columns=frozenset({"prompt", "sample"}))
+    for name, paper in _ON_PAIRS.items():
+        yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
+    yield ObjectiveSpec("orpo", _home("orpo"), needs=_LIKELIHOOD | _EXACT, columns=_PAIRS, paper="arXiv:2403.07691")
+    yield ObjectiveSpec("kto", _home("kto"), needs=_LIKELIHOOD, columns=_LABELLED, paper="arXiv:2402.01306")
+    yield ObjectiveSpec("sft", _home("sft"), needs=_LIKELIHOOD, columns=frozenset({"prompt", "sample"}))
     for name, paper in {
         "alignprop": "arXiv:2310.03739",
         "draft": "arXiv:2309.17400",
         "refl": "arXiv:2304.05977",
         "drtune": "arXiv:2405.00760",
     }.items():
-        yield ObjectiveSpec(
-            name, f"{home}.{name}:objective", needs=_DIFFERENTIABLE, reward="differentiable", paper=paper
-        )
+        yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
+
+
+def _home(name: str) -> str:
+    return f"mmalign.objectives.{name.replace('-', '_')}:objective"
 
 
 @hookimpl
@@ -39,3 +63,5 @@ def mmalign_datasets() -> Iterator[DataSpec]:
     yield DataSpec("text-prompts", "mmalign.data.texts:TextPrompts")
     yield DataSpec("text-pairs", "mmalign.data.texts:TextPairs", columns=_PAIRS)
     yield DataSpec("text-samples", "mmalign.data.texts:TextSamples", columns=frozenset({"prompt", "sample"}))
+    yield DataSpec("labelled", "mmalign.data.sources:LabelledRows", columns=_LABELLED)
+    yield DataSpec("unpaired", "mmalign.data.sources:Unpaired", columns=_LABELLED)

@@ -5,7 +5,7 @@ file that names them, or bytes. Rows are made when they are asked for, so pictur
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class SampleRows:
 class Pairs:
     """Preference pairs: a prompt and two pictures (or videos) of which the first is preferred. Ties are left out.
 
-    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub.
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Rows with `strength` (how much better the
+    first is) or `scores` (of both) keep it.
     preset: the layout: "mmalign" (prompt, chosen, rejected) or "pick-a-pic" (caption, jpg_0, jpg_1, label_0).
     split: which split, for a data set on the hub.
     """
@@ -86,6 +87,7 @@ class Pairs:
             "prompt": Prompt(pair["prompt"]),
             "chosen": medium(pair["chosen"], self._folder),
             "rejected": medium(pair["rejected"], self._folder),
+            **_strength(pair),
         }
 
     def _decided(self, path: str) -> Iterator[int]:
@@ -96,6 +98,46 @@ class Pairs:
         label = self._preset.label
         labels = [None] * len(self._table) if label is None else self._table[label]  # type: ignore[call-overload]
         yield from (i for i, value in enumerate(labels) if self._preset.decided(value))
+
+
+class LabelledRows(SampleRows):
+    """Prompts with a picture (or video) that is good or bad, for objectives without pairs.
+
+    path, column, sample, split: as for samples. label: the column that is true, or above 0, for good ones.
+    """
+
+    def __init__(
+        self, path: str, column: str = "prompt", sample: str = "sample", label: str = "label", split: str = "train"
+    ):
+        super().__init__(path, column, sample, split)
+        if len(self._table) and label not in self._table[0]:
+            raise UserError(f"{path}: no column {label}; it has {', '.join(self._table[0])}")
+        self._label = label
+
+    def __getitem__(self, index: int) -> Row:
+        return {**super().__getitem__(index), "label": self._table[index][self._label]}
+
+
+class Unpaired(Pairs):
+    """Preference pairs taken apart, for objectives without pairs: each chosen one is good, each rejected one is bad.
+
+    path, preset, split: as for pairs.
+    """
+
+    def __len__(self) -> int:
+        return 2 * super().__len__()
+
+    def __getitem__(self, index: int) -> Row:
+        pair = super().__getitem__(index // 2)
+        good = index % 2 == 0
+        return {"prompt": pair["prompt"], "sample": pair["chosen" if good else "rejected"], "label": good}
+
+
+def _strength(pair: Mapping[str, Any]) -> dict[str, float]:
+    """By how much the chosen one is better, where the row tells."""
+    if (scores := pair.get("scores")) is not None:
+        return {"strength": float(scores[0] - scores[1])}
+    return {"strength": float(pair["strength"])} if "strength" in pair else {}
 
 
 def medium(value: Any, folder: Path) -> Media:

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from mmalign.objectives import dpo
+from mmalign.objectives import dpo, paired
 from mmalign.parts import Batch, Parts
 from mmalign.records import Loss, Prompt
 from mmalign.specs import Objective
@@ -36,7 +36,7 @@ def terms(
     """prompt_dropout: how often a pair is seen without its prompt, so that guidance keeps working."""
     dropped = (torch.rand(len(batch["prompt"]), generator=rng) < prompt_dropout).tolist()
     prompts = [Prompt("") if drop else prompt for drop, prompt in zip(dropped, batch["prompt"], strict=True)]
-    return dpo.terms(parts, {**batch, "prompt": prompts}, rng)
+    return paired.terms(parts, {**batch, "prompt": prompts}, rng)
 
 
 objective = Objective(loss, terms)

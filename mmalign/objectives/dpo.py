@@ -1,43 +1,35 @@
 """Direct preference optimisation. Rafailov et al. 2023, arXiv:2305.18290.
 
-    L = -log σ( β [ (log p_w - log r_w) - (log p_l - log r_l) ] )
+    L = -(1 - ε) log σ( β Δ - γ ) - ε log σ( γ - β Δ ),    Δ, a, b as in `paired`
 
-with p the policy's and r the reference's likelihood of the winner (w, chosen) and the loser (l, rejected). Where that
-is a surrogate at a random draw, both sides and both models share the draw.
+ε > 0 is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"): labels may be wrong, and the loss is
+lowest at β Δ - γ = log((1 - ε) / ε). γ > 0 is a margin by which the winner must be better.
 """
 
-import torch
-from pydantic import PositiveFloat
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mmalign.parts import Batch, Parts
+from mmalign.objectives import paired, sides
 from mmalign.records import Loss
 from mmalign.specs import Objective
 
 
-def loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: PositiveFloat = 0.1) -> Loss:
-    """chosen_logratios, rejected_logratios: log p - log r, `[B]`."""
-    inside = beta * (chosen_logratios - rejected_logratios)
-    metrics = {
-        "accuracy": (inside > 0).float().mean(),
-        "margin": inside.mean(),
-        "chosen_logratio": chosen_logratios.mean(),
-        "rejected_logratio": rejected_logratios.mean(),
-    }
-    return Loss(-logsigmoid(inside), {name: value.detach() for name, value in metrics.items()})
+def loss(
+    chosen_logratios: Tensor,
+    rejected_logratios: Tensor,
+    *,
+    beta: PositiveFloat = 0.1,
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+    margin: NonNegativeFloat = 0.0,
+) -> Loss:
+    """chosen_logratios, rejected_logratios: a, b, `[B]`. label_smoothing: ε. margin: γ."""
+    inside = beta * (chosen_logratios - rejected_logratios) - margin
+    values = -(1 - label_smoothing) * logsigmoid(inside) - label_smoothing * logsigmoid(-inside)
+    return sides.judged(values, chosen_logratios, rejected_logratios, beta)
 
 
-def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-    """Winners and losers go through one forward of the policy and one of the reference, `[2B]` each."""
-    policy = parts.policy
-    encoded = policy.encode([*batch["prompt"], *batch["prompt"]], [*batch["chosen"], *batch["rejected"]], rng)
-    draw = policy.draw(encoded, rng, copies=2)
-    with torch.no_grad(), policy.reference():
-        reference = policy.log_likelihood(encoded, draw).sum()
-    logratios = policy.log_likelihood(encoded, draw).sum() - reference
-    chosen, rejected = logratios.chunk(2)
-    return {"chosen_logratios": chosen, "rejected_logratios": rejected}
-
-
+terms = paired.terms
 objective = Objective(loss, terms)
