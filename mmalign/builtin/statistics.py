@@ -36,7 +36,8 @@ def paired(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     """Compare scores of the same prompts and seeds.
 
     Returns "before" and "after" (each "mean", "se"), their "difference" ("mean", and "se" of the paired differences),
-    "win_rate" (share of pairs in which after is higher; a tie counts one half), "n" pairs, and "unscored" pairs if any.
+    "win_rate" (share of pairs in which after is higher; a tie counts one half), "ties" (their share), "n" pairs, and
+    "unscored" pairs if any.
     Raises ValueError for unequal lengths.
     """
     pairs = list(zip(before, after, strict=True))
@@ -47,6 +48,7 @@ def paired(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
         "after": _short([a for _, a in known]),
         "difference": _short([a - b for b, a in known]),
         "win_rate": mean([1.0 if a > b else 0.5 if a == b else 0.0 for b, a in known]),
+        "ties": mean([float(a == b) for b, a in known]),
         "n": len(known),
         **({"unscored": left_out} if left_out else {}),
     }

@@ -21,7 +21,7 @@ _HIDDEN = {"step", "skipped"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the evaluation table, as text. change: 1, -1 or 0 as the difference is clear. wins: in percent."""
+    """One line of the evaluation table, as text. change: 1, -1 or 0 as the difference is clear. wins, ties: in percent."""
 
     reward: str
     role: str
@@ -31,6 +31,7 @@ class Comparison:
     difference: str
     change: int
     wins: float | None
+    ties: float
     n: str
 
 
@@ -138,9 +139,10 @@ def _comparison(name: str, role: str, label: str, reward: Mapping[str, Any]) -> 
 
     difference = reward["difference"]
     wins = None if reward["win_rate"] is None else 100 * reward["win_rate"]
+    ties = 100 * (reward.get("ties") or 0.0)
     n = str(reward["n"]) + (f" ({reward['unscored']} unscored)" if "unscored" in reward else "")
     change = direction(number(difference["mean"]), number(difference["se"]))
-    return Comparison(name, role, label, shown("before"), shown("after"), shown("difference", True), change, wins, n)
+    return Comparison(name, role, label, shown("before"), shown("after"), shown("difference", True), change, wins, ties, n)
 
 
 def _roles(records: Sequence[Record]) -> dict[str, str]:

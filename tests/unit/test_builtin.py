@@ -184,7 +184,8 @@ def test_paired_against_hand_values():
     assert result["difference"]["mean"] == 0.5
     assert result["difference"]["se"] == pytest.approx(math.sqrt(5 / 3) / 2)  # differences 1, 0, 2, -1
     assert result["win_rate"] == (1 + 0.5 + 1 + 0) / 4
-    assert list(result) == ["before", "after", "difference", "win_rate", "n"]
+    assert result["ties"] == 1 / 4
+    assert list(result) == ["before", "after", "difference", "win_rate", "ties", "n"]
 
 
 def test_a_pair_with_one_unscored_side_is_left_out_of_both():
@@ -299,7 +300,7 @@ def test_before_is_the_untouched_model_and_after_the_trained_one(tmp_path):
     run.parts.policy.lift = 5.0  # an adapter that does not begin at zero
     run.go()
     result = json.loads((run.folder / "evaluation.json").read_text())["rewards"]
-    assert set(result["bright"]) == {"role", "before", "after", "difference", "win_rate", "n"}
+    assert set(result["bright"]) == {"role", "before", "after", "difference", "win_rate", "ties", "n"}
     assert result["bright"]["role"] == "trained"
     assert result["dark"]["role"] == "held-out"
     assert result["bright"]["difference"]["mean"] == pytest.approx(0.4, abs=1e-6)  # lift at the last step
