@@ -59,6 +59,11 @@ class Chosen:
         """The checked document."""
         return self.document.config
 
+    @property
+    def evaluation_sampling(self) -> Any:
+        """How samples are drawn that are looked at."""
+        return self.process.Sampling(**{**self.sampling, **self.config.evaluation.sampling})
+
 
 def choose(document: Document, plugins: Plugins) -> Chosen:
     """Find and check every part. Raises one UserError that lists every fault with its file and line."""
@@ -72,7 +77,8 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     process = _process(plugins, config)
-    sampling = _sampling(process, config.sampling, faults)
+    sampling = _sampling(process, "sampling", config.sampling, faults)
+    _sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
     if model and data and objective and None not in rewards:
         faults += _misfits(config, model, data, objective, rewards, process)
     if faults:
@@ -137,11 +143,12 @@ def _process(plugins: Plugins, config: Config) -> Any:
         return None
 
 
-def _sampling(process: Any, given: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def _sampling(process: Any, key: str, given: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """The options complete with defaults, if nothing is wrong with them."""
     if process is None:
         return given
     wrong = options.check_callable(process.Sampling, given)
-    faults += [(f"sampling.{path}", message) for path, message in wrong]
+    faults += [(f"{key}.{path}", message) for path, message in wrong]
     return given if wrong else options.complete_callable(process.Sampling, given)
 
 

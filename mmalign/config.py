@@ -118,6 +118,9 @@ class Evaluation(Section):
     """A source of prompts: a file, or a dataset."""
     count: Count | None = None
     """How many prompts; all of them by default."""
+    sampling: dict[str, Any] = {}
+    """How samples are drawn that are looked at, here and by `mmalign sample`, where that differs from `sampling`: more
+    steps, for example, than training can pay for."""
     rewards: list[JudgePart] = []
     """What scores the samples."""
     batch_size: Count = 16

@@ -38,6 +38,10 @@ class Policy(Protocol):
         """One sample a prompt, without gradient; each depends on its own seed alone."""
         ...
 
+    def sampled(self, sampling: Any) -> AbstractContextManager[None]:
+        """Within it samples are drawn in another way: `sampling` is a record of the process's options."""
+        ...
+
     def reference(self) -> AbstractContextManager[None]:
         """Within it the policy is the untouched model."""
         ...

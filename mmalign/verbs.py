@@ -64,7 +64,8 @@ def sample(target: Path, prompts: Path, out: Path, overrides: Sequence[str] = ()
     files: list[Path] = []
     for start in range(0, len(everything), evaluation.batch_size):
         batch = slice(start, start + evaluation.batch_size)
-        samples = policy.sample(everything[batch], seeds[batch])
+        with policy.sampled(opened.chosen.evaluation_sampling):
+            samples = policy.sample(everything[batch], seeds[batch])
         folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
         folder.mkdir(exist_ok=True)
         files += opened.chosen.plugins.hook.mmalign_write_samples(samples=samples, folder=folder)
@@ -101,7 +102,9 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError("nothing to evaluate: the config names no evaluation.prompts or no evaluation.rewards")
     evaluation = opened.chosen.config.evaluation
     seeds = [evaluation.seed + i for i in range(len(prompts))]
-    outcome = evaluate_policy(policy_of(opened), prompts, judges, seeds, evaluation.batch_size)
+    policy = policy_of(opened)
+    with policy.sampled(opened.chosen.evaluation_sampling):
+        outcome = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size)
     return {name: {"role": judges[name].role, **summary(scores)} for name, scores in outcome.scores.items()}
 
 

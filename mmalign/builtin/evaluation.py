@@ -147,7 +147,7 @@ def _measure(run: "Run", step: int) -> None:
     engine, file = run.engine, _file(run, step)
     own = share(len(run.parts.evaluation_prompts), engine.rank, engine.world, run.config.evaluation.grid)
     # At step 0 the answer is that of the untouched model, also for a run that is resumed later than that.
-    with _untouched(run) if step == 0 else nullcontext():
+    with _untouched(run) if step == 0 else nullcontext(), run.parts.policy.sampled(run.chosen.evaluation_sampling):
         rows = _measured(run, own, step)
     write_rows(_part(file, engine.rank), rows)
     engine.wait()

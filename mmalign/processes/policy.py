@@ -46,6 +46,16 @@ class AdapterPolicy(Generic[Model]):
     """A policy around an adapter."""
 
     model: Model
+    sampling: Any
+
+    @contextmanager
+    def sampled(self, sampling: Any) -> Iterator[None]:
+        """Within it samples are drawn in another way."""
+        usual, self.sampling = self.sampling, sampling
+        try:
+            yield
+        finally:
+            self.sampling = usual
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -42,13 +42,21 @@ class Policy:
     def __init__(self) -> None:
         self.network = torch.nn.Linear(2, 1)
         self.lift = 0.0
-        self.sampled = 0
+        self.drawn = 0
+        self.sampling, self.ways = "training's", set()
 
     def sample(self, prompts, seeds):
         media = [torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(seed)) + self.lift for seed in seeds]
-        self.sampled += len(prompts)
+        self.drawn += len(prompts)
         torch.rand(3)  # as a careless sampler would
+        self.ways.add(self.sampling)
         return Samples(prompts, torch.stack(media), list(seeds))
+
+    @contextmanager
+    def sampled(self, sampling) -> Iterator[None]:
+        usual, self.sampling = self.sampling, sampling
+        yield
+        self.sampling = usual
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -80,6 +88,7 @@ class Run:
         judges = {"bright": Judge("trained", brightness), "dark": Judge("held-out", darkness)}
         asked = [Prompt(text) for text in prompts]
         self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
+        self.chosen = SimpleNamespace(evaluation_sampling="the evaluation's")
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)
         self.feed = SimpleNamespace(rows=range(12))
         self.is_main, self.steps, self.stopped = True, trainer["steps"], None
@@ -283,7 +292,7 @@ def test_all_judges_see_the_same_samples_and_none_is_kept_unasked():
     policy = Policy()
     judges = {"bright": Judge("trained", brightness), "dark": Judge("held-out", darkness)}
     outcome = evaluate(policy, [Prompt("a")] * 4, judges, range(4), 3)
-    assert policy.sampled == 4
+    assert policy.drawn == 4
     assert outcome.scores["dark"] == pytest.approx([1 - score for score in outcome.scores["bright"]])
     assert outcome.shown is None
 
@@ -328,7 +337,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         list(pool.map(lambda run: run.go(), both))
     for name in ("evaluation.json", "evaluation/step-000004.jsonl", "samples/step-000004/samples.jsonl"):
         assert (tmp_path / "both" / name).read_text() == (alone.folder / name).read_text()
-    assert [run.parts.policy.sampled for run in both] == [6, 4]  # of 5 prompts, twice: the first 3, and the others
+    assert [run.parts.policy.drawn for run in both] == [6, 4]  # of 5 prompts, twice: the first 3, and the others
     assert not list((tmp_path / "both" / "evaluation").glob(".*"))
 
 
@@ -361,6 +370,12 @@ def test_a_failed_run_is_not_evaluated_at_its_end(tmp_path):
     assert listener.steps == [0]
 
 
+def test_samples_are_drawn_as_the_evaluation_says(tmp_path):
+    run = Run(tmp_path / "run", [evaluation]).go()
+    assert run.parts.policy.ways == {"the evaluation's"}
+    assert run.parts.policy.sampling == "training's"
+
+
 def test_samples_are_files_with_a_manifest(tmp_path):
     run = Run(tmp_path / "run", [evaluation], seed=7).go()
     folder = run.folder / "samples" / "step-000004"
@@ -386,7 +401,7 @@ def test_a_resumed_run_reads_what_it_measured_and_tells_it_again(tmp_path):
     listener = Listener()
     again = Run(tmp_path / "run", [evaluation, listener], every=2)  # no checkpoint is read: steps are made again
     again.go(until=2)
-    assert again.parts.policy.sampled == 0
+    assert again.parts.policy.drawn == 0
     assert listener.steps == [0, 2]
     assert listener.heard[1][1]["bright"]["difference"] == pytest.approx(0.2, abs=1e-6)
 
