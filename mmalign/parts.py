@@ -12,7 +12,8 @@ from mmalign.records import Prompt, Samples, Scores
 from mmalign.specs import Objective
 
 Row = Mapping[str, Any]
-Batch = Mapping[str, Sequence[Any]]
+Batch = Mapping[str, Any]
+"""Columns by name, each as long as the batch: lists, tensors, or records that are sliced like them."""
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ _PAIRS = frozenset({"prompt", "chosen", "rejected"})
 _LIKELIHOOD = frozenset({"likelihood"})
 _EXACT = frozenset({"exact-likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
+_ROLLOUTS = frozenset({"rollouts"})
 
 _ON_PAIRS = {
     "dpo": "arXiv:2305.18290",
@@ -35,7 +36,7 @@ _ON_PAIRS = {
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
-    """Preference, supervised and reward-gradient objectives."""
+    """Preference, supervised, reward-gradient and rollout objectives."""
     for name, paper in _ON_PAIRS.items():
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     yield ObjectiveSpec("orpo", _home("orpo"), needs=_LIKELIHOOD | _EXACT, columns=_PAIRS, paper="arXiv:2403.07691")
@@ -48,6 +49,8 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         "drtune": "arXiv:2405.00760",
     }.items():
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
+    for name, paper in {"d3po": "arXiv:2311.13231", "prdp": "arXiv:2402.08714"}.items():
+        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", paper=paper)
 
 
 def _home(name: str) -> str:
