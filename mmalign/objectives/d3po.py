@@ -49,4 +49,5 @@ def loss(
     return Loss(LogProbs(values, torch.maximum(mask[0::2], mask[1::2])).mean(), metrics)
 
 
-objective = Objective(loss, neighbours.terms)
+terms = neighbours.terms
+objective = Objective(loss, terms)
