@@ -13,8 +13,11 @@ The first is for VP paths, where η = 1 has the variance of the DDPM posterior; 
 steps of the stochastic differential equation that has the flow's marginals, dx = v dt - ½ g² score dt + g dw with
 g² = σ² / (t - t'), in the same letters. η = 0 is the deterministic sampler, on a flow path Euler's method.
 
-Where it differs: flow-grpo at t = 1 divides by 1 - t', as its code does. No step onto clean data draws noise; Flow-GRPO
-draws it there too, but no method trains that step.
+Where it differs:
+1. At t = 1 flow-grpo divides by 1 - t', as its code does.
+2. No step onto clean data draws noise. Flow-GRPO draws it there too, but does not train that step.
+3. Log-probabilities are those of the Gaussian for all kinds; the code of CPS leaves σ out of its own, so that an ε or β made
+   for it is here divided by 2σ².
 """
 
 import math

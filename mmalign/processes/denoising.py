@@ -5,7 +5,7 @@ gradient, and rollouts, whose units are the sampler's steps that draw noise. Lat
 only the adapter knows the network's own precision.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Protocol
@@ -19,14 +19,10 @@ from mmalign.errors import UserError
 from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Transition, sde, step
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples
-from mmalign.samplers import gradient
+from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Scores
+from mmalign.samplers import gradient, guided
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
-from mmalign.samplers.walk import Noise, Step, end, noisy_steps, walk, windows
-
-Trajectory = Mapping[str, Tensor]
-"""The noisy steps of one sample, in a row: "latents" `[U + 1, ...]`, before the first step and after each; "steps" `[U]`,
-which of the sampler's steps they are."""
+from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
 
 class DenoisingModel(Adapter, Protocol):
@@ -84,8 +80,8 @@ class Sampling:
     eta: η, how much noise the steps draw: 0 is deterministic. Of diffusion models, 1 is as much as DDPM; of flow models the
         papers take 0.7 (Flow-GRPO), 0.3 (DanceGRPO) and 0.8 (CPS).
     sde: what η says; see `mmalign.maths.transitions`. None is ddim for diffusion models and flow-grpo for flow models.
-    window: so many steps in a row, at a random place of each sample's own, draw noise and all others none (MixGRPO,
-        arXiv:2507.21802); None is all. Sampling with gradient has no window.
+    window: so many steps in a row, at a random place of each sample's own, draw noise and all others none (MixGRPO with
+        random windows, arXiv:2507.21802); None is all. Sampling with gradient has no window.
     """
 
     steps: PositiveInt = 50
@@ -108,7 +104,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         to keep less of them until then.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable", "rollouts"})
+    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable", "rollouts", "guided"})
     Sampling = _Sampling
 
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
@@ -122,9 +118,25 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One sample a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
-        with evaluating(self.network):
-            latents = end(self._walk(prompts, *self._start(seeds)))
-            return Samples(prompts, self.model.decode(latents), seeds)
+        return self._sampled(prompts, seeds, self._denoise(prompts))
+
+    @torch.no_grad()
+    def guided(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], reward: Callable[[Samples], Scores], weight: float
+    ) -> Samples:
+        """As `sample`, but led by the gradient of a differentiable reward of what each step's estimate looks like.
+
+        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`.
+        """
+        if weight == 0:
+            return self.sample(prompts, seeds)
+
+        def score(x0: Tensor) -> Tensor:
+            return reward(Samples(prompts, self.model.decode(x0), seeds)).values
+
+        path = self.model.path
+        slope = guided.of_clean(self._denoise(prompts), path, score)
+        return self._sampled(prompts, seeds, guided.guided(path, slope, weight))
 
     def differentiate(self, prompts: Sequence[Prompt], plan: gradient.Plan, rng: torch.Generator) -> Samples:
         """Samples whose media carry gradient to the weights, as `plan` says.
@@ -137,7 +149,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             return torch.randn(shape, generator=rng).to(self.model.device)
 
         path, grid = self.model.path, self._grid()
-        denoise, decode = self._recomputed(self._guided(prompts)), self._recomputed(self.model.decode)
+        denoise, decode = self._recomputed(self._denoise(prompts)), self._recomputed(self.model.decode)
         latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sde, noise)
         return Samples(list(prompts) * (1 + plan.renoise), decode(latents))
 
@@ -157,12 +169,12 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             )
         latents, log_probs = [x], []
         with evaluating(self.network):
-            for taken in self._walk(prompts, x, noisy, noise):
+            for taken in self._walk(self._denoise(prompts), x, noisy, noise):
                 latents.append(taken.x_next)
                 log_probs.append(taken.transition.log_prob(taken.x_next))
             samples = Samples(prompts, self.model.decode(latents[-1]), seeds)
         values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
-        return Rollout(samples, LogProbs(values, torch.ones_like(values)), _trajectories(latents, noisy))
+        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
 
     def replay(self, rollout: Rollout) -> LogProbs:
         """How likely today's weights find the steps of a rollout (or a slice of one), `[B, U]`, with gradient.
@@ -173,7 +185,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         values = torch.stack([now.log_prob(x_next) for now, x_next in self._transitions(rollout)], dim=1)
         return LogProbs(values, torch.ones_like(values))
 
-    def divergence(self, rollout: Rollout) -> LogProbs:
+    def replay_divergence(self, rollout: Rollout) -> LogProbs:
         """KL(policy ‖ reference) of each step of a rollout, exact, the mean over dimensions: `[B, U]`, with gradient."""
         with torch.no_grad(), self.reference():
             references = [reference for reference, _ in self._transitions(rollout)]
@@ -236,12 +248,17 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             return x, noisy.expand(len(seeds), -1), noise
         return x, windows(noisy, self.sampling.window, generators), noise
 
-    def _walk(self, prompts: Sequence[Prompt], x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
-        return walk(self._guided(prompts), self.model.path, x, self._grid(), noisy, self.sde, noise)
+    def _walk(self, denoise: Denoise, x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
+        return walk(denoise, self.model.path, x, self._grid(), noisy, self.sde, noise)
+
+    def _sampled(self, prompts: Sequence[Prompt], seeds: Sequence[int], denoise: Denoise) -> Samples:
+        with evaluating(self.network):
+            latents = end(self._walk(denoise, *self._start(seeds)))
+            return Samples(prompts, self.model.decode(latents), seeds)
 
     def _transitions(self, rollout: Rollout) -> Iterator[tuple[Transition, Tensor]]:
         """Of each unit, how today's weights would step on from where its samples were, and where these went."""
-        denoise, grid = self._recomputed(self._guided(rollout.samples.prompts)), self._grid()
+        denoise, grid = self._recomputed(self._denoise(rollout.samples.prompts)), self._grid()
         latents = torch.stack([one["latents"] for one in rollout.units], dim=1).to(grid.device)
         steps = torch.stack([one["steps"] for one in rollout.units], dim=1).to(grid.device)
         for x, x_next, i in zip(latents[:-1], latents[1:], steps, strict=True):
@@ -255,7 +272,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
         return self.model.predict(x_t, draw.t, encoded.condition)
 
-    def _guided(self, prompts: Sequence[Prompt]) -> Denoise:
+    def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
         unconditional = self.model.unconditional(len(prompts)) if scale != 1 else None
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)
@@ -270,15 +287,6 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, under gradient checkpointing if the run wants it."""
         return partial(checkpoint, function, use_reentrant=False) if self.gradient_checkpointing else function
-
-
-def _trajectories(latents: Sequence[Tensor], noisy: Tensor) -> list[Trajectory]:
-    """latents: `[B, ...]` before the first step and after each of N. noisy: `[B, N]`, in a row for each sample."""
-    found: list[Trajectory] = []
-    for row, steps in enumerate(mask.nonzero()[:, 0] for mask in noisy):
-        passed = latents[int(steps[0]) : int(steps[-1]) + 2]
-        found.append({"latents": torch.stack([one[row] for one in passed]), "steps": steps})
-    return found
 
 
 def _mean_square(difference: Tensor) -> Tensor:

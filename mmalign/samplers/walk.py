@@ -1,7 +1,7 @@
 """Sampling from noise to data along a grid of times."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,10 @@ from mmalign.samplers.guidance import Denoise
 
 Noise = Callable[[Tensor], Tensor]
 """Which samples draw, `[B]` bool -> standard normal noise like the latents for these, and anything for the others."""
+
+Trajectory = Mapping[str, Tensor]
+"""The noisy steps of one sample, in a row: "latents" `[U + 1, ...]`, before the first step and after each; "steps" `[U]`,
+which of the sampler's steps they are."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ def end(steps: Iterable[Step]) -> Tensor:
     """The clean latents `[B, ...]` to which the steps lead. Keeps none of the others."""
     (last,) = deque(steps, maxlen=1)
     return last.x_next
+
+
+def trajectories(latents: Sequence[Tensor], noisy: Tensor) -> list[Trajectory]:
+    """By sample. latents: `[B, ...]` before the first step and after each of N. noisy: `[B, N]`, in a row for each sample."""
+    found: list[Trajectory] = []
+    for row, steps in enumerate(mask.nonzero()[:, 0] for mask in noisy):
+        passed = latents[int(steps[0]) : int(steps[-1]) + 2]
+        found.append({"latents": torch.stack([one[row] for one in passed]), "steps": steps})
+    return found
 
 
 def noisy_steps(path: Path, grid: Tensor, sde: Sde) -> Tensor:

@@ -182,7 +182,7 @@ def test_the_divergence_is_minus_the_mean_drift_of_the_log_ratio():
     """Where the policy itself draws x', the mean of its log-ratio is the KL: checked in closed form, z² -> 1 and z -> 0."""
     made = policy("flow", eta=0.7)
     rollout = made.rollout(prompts(2), SEEDS[:2])
-    found = made.divergence(rollout)
+    found = made.replay_divergence(rollout)
     ours = [one.mean for one, _ in made._transitions(rollout)]
     with torch.no_grad(), made.reference():
         theirs = [(one.mean, one.std) for one, _ in made._transitions(rollout)]
@@ -192,7 +192,7 @@ def test_the_divergence_is_minus_the_mean_drift_of_the_log_ratio():
     assert slope(made, found.sum().sum()).abs().sum() > 0
     for weight in made.network.adapter.parameters():
         weight.data.zero_()
-    assert made.divergence(rollout).values.abs().max() == 0
+    assert made.replay_divergence(rollout).values.abs().max() == 0
 
 
 @pytest.mark.parametrize("path", paths())
