@@ -10,14 +10,14 @@ Every sampler draws σ anew and keeps k of the noise that is there; they differ 
     dance-grpo  σ² = η² (t - t')                                   k = t' - σ² / (2t)       arXiv:2505.07818
 
 The first is for VP paths, where η = 1 has the variance of the DDPM posterior; the others are for flows. The last two are
-steps of the stochastic differential equation that has the flow's marginals, dx = v dt - ½ g² score dt + g dw with
-g² = σ² / (t - t'), in the same letters. η = 0 is the deterministic sampler, on a flow path Euler's method.
+steps of the stochastic differential equation that has the flow's marginals, dx = v dt - ½ g² score dt + g dw, backwards in
+time with g² = σ² / (t - t'), in the same letters. η = 0 is the deterministic sampler, on a flow path Euler's method.
 
 Where it differs:
 1. At t = 1 flow-grpo divides by 1 - t', as its code does.
 2. No step onto clean data draws noise. Flow-GRPO draws it there too, but does not train that step.
-3. Log-probabilities are those of the Gaussian for all kinds; the code of CPS leaves σ out of its own, so that an ε or β made
-   for it is here divided by 2σ².
+3. Log-probabilities are those of the Gaussian for all kinds. The code of CPS leaves σ out of its own: where it clips at ε,
+   clip at ε / (2σ²).
 """
 
 import math
