@@ -13,7 +13,7 @@ from mmalign.specs import Objective
 
 Row = Mapping[str, Any]
 Batch = Mapping[str, Any]
-"""Columns by name, each as long as the batch: lists, tensors, or records that are sliced like them."""
+"""What a feed gives: a list a column for rows, a `Rollout` and tensors for rollouts."""
 
 
 class Source(Protocol):

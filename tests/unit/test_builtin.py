@@ -81,7 +81,7 @@ class Run:
         asked = [Prompt(text) for text in prompts]
         self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)
-        self.feed = SimpleNamespace(rows=range(12))
+        self.feed = SimpleNamespace(rows=range(12), rows_per_batch=3)
         self.is_main, self.steps, self.stopped = True, trainer["steps"], None
         self.kept, self.warnings, self.notes = {}, [], []
         newest = max((folder / "checkpoints").glob("step-*"), default=None) if resume else None
