@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from mmalign.objectives import neighbours
 from mmalign.objectives.neighbours import difference
+from mmalign.parts import Batch, Parts
 from mmalign.records import LogProbs, Loss
 from mmalign.specs import Objective
 
@@ -49,5 +50,11 @@ def loss(
     return Loss(LogProbs(values, torch.maximum(mask[0::2], mask[1::2])).mean(), metrics)
 
 
-terms = neighbours.terms
-objective = Objective(loss, terms)
+def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    """What all pairs of rollouts have; how likely the units were when they were drawn does not count."""
+    found = neighbours.terms(parts, batch, rng)
+    del found["old_log_probs"]
+    return found
+
+
+objective = Objective(loss, terms, neighbours.advantages)

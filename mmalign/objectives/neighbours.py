@@ -4,33 +4,29 @@ import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
+from mmalign.objectives import penalty, rollouts
 from mmalign.parts import Batch, Parts
+from mmalign.records import Experience
+
+
+def advantages(parts: Parts, experience: Experience) -> dict[str, Tensor]:
+    """The scores themselves, `[N]`, and how likely the reference finds the units, `[N, U]`."""
+    reference = penalty.reference_log_probs(parts, experience)
+    return {"scores": experience.scores.values, "reference_log_probs": reference}
 
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-    """log_probs with gradient, reference_log_probs and mask, all `[2P, U]`, and the scores `[2P]`.
+    """log_probs with gradient, old_log_probs, reference_log_probs and mask, all `[2P, U]`, and the scores `[2P]`.
 
-    batch: holds `rollout` and `scores`, and `reference_log_probs` where the reference was asked before.
     Raises UserError where neighbours are not of one prompt.
     """
-    rollout, policy = batch["rollout"], parts.policy
-    texts = rollout.samples.texts
+    texts = batch["rollout"].samples.texts
     if texts[0::2] != texts[1::2]:
         raise UserError(
             "objective: it compares neighbours of one prompt: let each prompt have an even number of samples, and each"
             " batch an even number of rows"
         )
-    reference = batch.get("reference_log_probs")
-    if reference is None:
-        with torch.no_grad(), policy.reference():
-            reference = policy.replay(rollout)
-    found = policy.replay(rollout)
-    return {
-        "log_probs": found.values,
-        "reference_log_probs": reference.values,
-        "mask": found.mask,
-        "scores": batch["scores"],
-    }
+    return {**rollouts.terms(parts, batch, rng), "mask": batch["rollout"].log_probs.mask}
 
 
 def difference(values: Tensor) -> Tensor:

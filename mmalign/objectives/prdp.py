@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mmalign.objectives import neighbours
 from mmalign.objectives.neighbours import difference
-from mmalign.parts import Batch, Parts
 from mmalign.records import LogProbs, Loss, Units
 from mmalign.specs import Objective
 
@@ -48,9 +47,5 @@ def loss(
     return Loss(values * scored, {"accuracy": right, "clipped": outside, "unscored": 1 - scored.float().mean()})
 
 
-def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-    """What all pairs of rollouts have, and how likely the policy that drew them found their units."""
-    return {**neighbours.terms(parts, batch, rng), "old_log_probs": batch["old_log_probs"].values}
-
-
-objective = Objective(loss, terms)
+terms = neighbours.terms
+objective = Objective(loss, terms, neighbours.advantages)

@@ -12,10 +12,10 @@ from unit.toy import ToyModel, gradient, paths, prompts, reward, rng
 
 from mmalign import UserError, options
 from mmalign.builtin.parts import mmalign_objectives
-from mmalign.objectives import d3po, neighbours, prdp
+from mmalign.objectives import d3po, ddpo, grpo, neighbours, prdp
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
-from mmalign.records import Loss
+from mmalign.records import Experience, Loss
 
 LOG2 = math.log(2)
 numbers = st.floats(-0.5, 0.5)
@@ -168,15 +168,12 @@ def made(path: str = "epsilon") -> Parts:
     return Parts(DenoisingPolicy(ToyModel(paths()[path]), Sampling(4, 2.0, eta=eta)), None, [], reward)
 
 
-def collected(parts: Parts, n: int = 2, reference: bool = False) -> dict:
-    """A batch of `n` pairs as the feed of rollouts makes it."""
+def collected(parts: Parts, n: int = 2) -> dict:
+    """A batch of `n` pairs as a feed makes it: a rollout, and rows of what is worked out once a buffer."""
     asked = [prompt for prompt in prompts(n) for _ in range(2)]
     rollout = parts.policy.rollout(asked, range(2 * n))
-    batch = {"rollout": rollout, "scores": parts.reward(rollout.samples).values, "old_log_probs": rollout.log_probs}
-    if reference:
-        with torch.no_grad(), parts.policy.reference():
-            batch["reference_log_probs"] = parts.policy.replay(rollout)
-    return batch
+    experience = Experience(rollout, parts.reward(rollout.samples), group=2, at_once=3)
+    return {"rollout": rollout, **neighbours.advantages(parts, experience)}
 
 
 def zeroed(parts: Parts) -> Parts:
@@ -185,16 +182,17 @@ def zeroed(parts: Parts) -> Parts:
     return parts
 
 
-@pytest.mark.parametrize("objective", [d3po, prdp])
-def test_the_reference_is_asked_where_the_batch_does_not_bring_it(objective):
+def test_what_is_worked_out_of_a_buffer_is_scores_and_the_reference():
     parts = made()
-    batch = collected(parts, reference=True)
-    brought = objective.terms(parts, batch, rng())
-    asked = objective.terms(parts, {name: value for name, value in batch.items() if "reference" not in name}, rng())
-    assert brought.keys() == asked.keys()
-    assert_close(brought["reference_log_probs"], asked["reference_log_probs"])
-    assert not asked["reference_log_probs"].requires_grad
-    assert asked["log_probs"].requires_grad
+    batch = collected(parts, 3)
+    with torch.no_grad(), parts.policy.reference():
+        reference = parts.policy.replay(batch["rollout"]).values
+    assert_close(batch["reference_log_probs"], reference)
+    assert_close(batch["scores"], parts.reward(batch["rollout"].samples).values)
+    found = prdp.terms(parts, batch, rng())
+    assert found["log_probs"].requires_grad
+    assert_close(found["old_log_probs"], found["log_probs"].detach())
+    assert not found["reference_log_probs"].allclose(found["old_log_probs"])
 
 
 @pytest.mark.parametrize("path", paths())
@@ -238,3 +236,19 @@ def test_both_are_offered_to_whatever_rolls_out():
     assert specs["d3po"].needs <= DenoisingPolicy.offers
     assert options.complete(specs["d3po"], {}) == {"beta": 0.1, "clip": 0.1}
     assert options.complete(specs["prdp"], {}) == {"beta": 3e-5, "clip": 1e-6, "units": "mean"}
+
+
+def test_ddpo_trains_denoising_steps_as_it_does_tokens():
+    """The first update of any objective on rollouts: every ratio is 1 and nothing is clipped."""
+    parts = made("flow")
+    asked = [prompt for prompt in prompts(2) for _ in range(2)]
+    rollout = parts.policy.rollout(asked, range(4))
+    experience = Experience(rollout, parts.reward(rollout.samples), group=2, at_once=4)
+    for objective in (ddpo, grpo):
+        batch = {"rollout": rollout, **objective.advantages(parts, experience)}
+        found = objective.loss(**objective.terms(parts, batch, rng()))
+        assert found.metrics["ratio"].item() == pytest.approx(1, abs=1e-6)
+        assert found.metrics["clip_fraction"] == 0
+        slope = gradient(parts, found.values.sum())
+        by_hand = -(batch["advantages"] * parts.policy.replay(rollout).values).mean(dim=1).sum()
+        assert_close(slope, gradient(parts, by_hand))
