@@ -252,3 +252,24 @@ def test_ddpo_trains_denoising_steps_as_it_does_tokens():
         slope = gradient(parts, found.values.sum())
         by_hand = -(batch["advantages"] * parts.policy.replay(rollout).values).mean(dim=1).sum()
         assert_close(slope, gradient(parts, by_hand))
+
+
+@pytest.mark.parametrize("path", ["epsilon", "flow"])
+@pytest.mark.parametrize(("objective", "given"), [(d3po, {"beta": 1.0}), (prdp, {"beta": 0.03, "clip": 1e-2})])
+def test_the_reward_of_unseen_seeds_rises(objective, given, path):
+    parts = made(path)
+    policy, asked = parts.policy, [prompt for prompt in prompts(4) for _ in range(4)]
+    optimiser = torch.optim.Adam(policy.network.adapter.parameters(), lr=0.02)
+
+    def judged() -> float:
+        return reward(policy.sample(asked, range(1000, 1016))).values.mean().item()
+
+    before = judged()
+    for update in range(12):
+        rollout = policy.rollout(asked, range(16 * update, 16 * update + 16))
+        experience = Experience(rollout, reward(rollout.samples), group=4, at_once=16)
+        batch = {"rollout": rollout, **neighbours.advantages(parts, experience)}
+        optimiser.zero_grad()
+        objective.loss(**objective.terms(parts, batch, rng()), **given).values.mean().backward()
+        optimiser.step()
+    assert judged() > before
