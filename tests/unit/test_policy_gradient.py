@@ -25,7 +25,8 @@ from mmalign.records import Experience, LogProbs, Prompt, Rollout, Samples, Scor
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 
 EXACT = {"atol": 1e-9, "rtol": 0}
-SPECS = {spec.name: spec for spec in mmalign_objectives() if spec.feed == "rollouts"}
+PAIRED = {"d3po", "prdp"}  # have no advantage; test_neighbours is about them
+SPECS = {spec.name: spec for spec in mmalign_objectives() if spec.feed == "rollouts" and spec.name not in PAIRED}
 REQUIRED = {"dr-grpo": {"length": 5}}
 
 
