@@ -153,7 +153,7 @@ class Trainer(Section):
     steps: Count
     """Updates of the weights."""
     batch_size: Count = 8
-    """Rows a process and micro-batch."""
+    """Rows, or samples of a buffer, a process and micro-batch."""
     gradient_accumulation: Count = 1
     """Micro-batches an update."""
     learning_rate: float = Field(default=1e-5, gt=0)

@@ -3,7 +3,7 @@
 Once a buffer, `advantages` says by how much each unit was better than expected; each batch, `terms` asks the policy again how
 likely the units are. What counts is in `mask`: a sample without a score has none.
 
-All these objectives have the option
+Where the papers differ, there is the option
     length: n of L = Σ_u L_u / n, for a loss of units L_u. "own": how many units the sample has, so that each sample counts
         alike. "mean": how many a sample of the buffer has on average, so that each unit counts alike. A number: that.
 """

@@ -618,6 +618,7 @@ def test_the_warning_comes_once_each_time_that_it_begins_also_across_a_resume(tm
 def test_the_introduction_names_the_effective_batch(tmp_path):
     run = Run(tmp_path / "run", [])
     run.engine.world = 4
+    run.feed.rows_per_batch = 12
     run.parts.policy.network.bias.requires_grad_(False)
     text = "\n".join(progress.introduction(run))
     assert "24 = 3 rows x 2 accumulated x 4 processes" in text

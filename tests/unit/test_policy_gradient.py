@@ -190,6 +190,18 @@ def rollouts_terms(module, parts: Parts, data: Experience, worked_out: dict) -> 
     return module.objective.terms(parts, {"rollout": data.rollout, **worked_out}, None)
 
 
+def test_joined_rollouts_are_as_wide_as_the_widest_and_replay_alike():
+    toy = policy()
+    parts = [toy.rollout(PROMPTS[:2], [1, 2]), toy.rollout([PROMPTS[2]] * 2, [13, 21])]
+    assert parts[0].log_probs.values.shape[1] != parts[1].log_probs.values.shape[1]
+    whole = Rollout.joined(parts)
+    assert_close(toy.replay(whole).values, whole.log_probs.values, rtol=0, atol=1e-12)
+    assert whole.log_probs.mask.sum(1).tolist() == [len(ids) for ids in whole.units]
+    picked = whole.picked([3, 0])
+    assert [prompt.text for prompt in picked.samples.prompts] == ["a", "ab"]
+    assert_close(toy.replay(picked).values, whole.log_probs.values[[3, 0]], rtol=0, atol=1e-12)
+
+
 # ---- the first step
 
 
