@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmalign import options
-from mmalign.config import Config, Part
+from mmalign.config import Config, Part, Rollouts
 from mmalign.document import Document
 from mmalign.errors import UserError
 from mmalign.faults import Fault
@@ -64,6 +64,11 @@ class Chosen:
         """How samples are drawn that are looked at."""
         return self.process.Sampling(**{**self.sampling, **self.config.evaluation.sampling})
 
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """How buffers are made, where the objective trains on rollouts."""
+        return (self.config.rollouts or Rollouts()) if self.objective.offer.spec.feed == "rollouts" else None
+
 
 def choose(document: Document, plugins: Plugins) -> Chosen:
     """Find and check every part. Raises one UserError that lists every fault with its file and line."""
@@ -81,6 +86,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     _sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
     if model and data and objective and None not in rewards:
         faults += _misfits(config, model, data, objective, rewards, process)
+        faults += _rollout_faults(config, objective)
     if faults:
         raise document.refusal(faults)
     chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, process, sampling)
@@ -103,7 +109,10 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
     """The model's adapter inside its process."""
     model = chosen.model.build().to(device)
     sampling = chosen.process.Sampling(**chosen.sampling)
-    return chosen.process(model, sampling, gradient_checkpointing=chosen.config.trainer.gradient_checkpointing)
+    policy = chosen.process(model, sampling, gradient_checkpointing=chosen.config.trainer.gradient_checkpointing)
+    if "values" in chosen.objective.offer.spec.needs:
+        policy.add_critic()
+    return policy
 
 
 def resolved(chosen: Chosen) -> dict[str, Any]:
@@ -113,6 +122,7 @@ def resolved(chosen: Chosen) -> dict[str, Any]:
         if choice is not None:
             _at(plain, choice.key).update(choice.options)
     plain["sampling"] = chosen.sampling
+    plain["rollouts"] = chosen.rollouts and chosen.rollouts.model_dump(mode="json")
     return plain
 
 
@@ -173,6 +183,35 @@ def _misfits(
             )
 
 
+def _rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
+    """What does not fit between an objective and the buffers that it trains on."""
+    spec, name = objective.offer.spec, objective.offer.spec.name
+    if spec.feed != "rollouts":
+        if config.rollouts is not None:
+            yield "rollouts", f"'{name}' trains on rows, not on rollouts: leave the section out"
+        for i, part in enumerate(config.rewards):
+            if part.normalize != "none":
+                yield (
+                    f"rewards.{i}.normalize",
+                    f"'{name}' has no buffer to normalise in: only objectives on rollouts do",
+                )
+        return
+    options = config.rollouts or Rollouts()
+    samples = options.prompts * options.samples_per_prompt
+    if options.samples_per_prompt < spec.samples_per_prompt:
+        least = spec.samples_per_prompt
+        yield "rollouts.samples_per_prompt", f"'{name}' compares the samples of a prompt: set {least} or more"
+    if samples % config.trainer.batch_size:
+        yield (
+            "trainer.batch_size",
+            f"{config.trainer.batch_size} does not divide the {samples} samples of a buffer "
+            f"(rollouts.prompts {options.prompts} x rollouts.samples_per_prompt {options.samples_per_prompt})",
+        )
+    for i, part in enumerate(config.rewards):
+        if part.normalize == "group" and options.samples_per_prompt == 1:
+            yield f"rewards.{i}.normalize", "a group of one sample has no deviation: raise rollouts.samples_per_prompt"
+
+
 def evaluation_prompts(chosen: Chosen) -> list[Prompt]:
     """The first `evaluation.count` prompts to evaluate on; none when the config names none."""
     if chosen.prompts is None:
@@ -189,7 +228,7 @@ def _rewards(chosen: Chosen, device: torch.device | str) -> WeightedReward | Non
         return None
     parts = chosen.config.rewards
     checked = [CheckedReward(p.label, _on(c.build(), device)) for p, c in zip(parts, chosen.rewards, strict=True)]
-    return WeightedReward(checked, [part.weight for part in parts])
+    return WeightedReward(checked, [part.weight for part in parts], [part.normalize for part in parts])
 
 
 def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Judge]:

@@ -84,6 +84,9 @@ class RewardPart(NamedPart):
 
     weight: float = 1.0
     """Factor in the weighted sum of rewards."""
+    normalize: Literal["none", "group", "batch"] = "none"
+    """Before it is weighted: its mean becomes 0 and its deviation 1, within each prompt's samples or the buffer. Of use where
+    several rewards of different size are to count alike (GDPO); for objectives on rollouts."""
 
 
 class JudgePart(NamedPart):
@@ -101,6 +104,22 @@ class Collect(Section):
     pairing: Literal["best-worst", "ranked"] = "best-worst"
     """Which samples of a prompt become pairs: the best with the worst; or also the second best with the second worst, and so
     on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
+
+
+class Rollouts(Section):
+    """Objectives on rollouts train on buffers: the model answers prompts itself, `rewards` score the answers, all of them
+    train `epochs` times, and the next prompts are answered by what the model has become."""
+
+    prompts: Count = 8
+    """Prompts a process and buffer."""
+    samples_per_prompt: Count = 8
+    """How many samples each prompt gets."""
+    epochs: Count = 1
+    """Passes over a buffer, each in an order of its own."""
+    batch_size: Count = 16
+    """Samples made and scored at a time."""
+    history: int = Field(default=0, ge=0)
+    """How many scores of each prompt are remembered beyond its buffer, for `ddpo`."""
 
 
 def _file_of_prompts(given: Any) -> Any:
@@ -137,7 +156,7 @@ class Trainer(Section):
     steps: Count
     """Updates of the weights."""
     batch_size: Count = 8
-    """Rows a process and micro-batch."""
+    """Rows, or samples of a buffer, a process and micro-batch."""
     gradient_accumulation: Count = 1
     """Micro-batches an update."""
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -185,6 +204,8 @@ class Config(Section):
     """How the model samples: the options of its process."""
     collect: Collect | None = None
     """Make pairs from the model's own samples first."""
+    rollouts: Rollouts | None = None
+    """The buffers of objectives on rollouts, which have them by default; no other objective does."""
     evaluation: Evaluation = Evaluation()
     """What is measured before, during and after."""
     trainer: Trainer

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmalign.config import Config
     from mmalign.plugins import Catalogue
-    from mmalign.records import Samples
+    from mmalign.records import Rollout, Samples, Scores
     from mmalign.run import Run
     from mmalign.specs import DataSpec, ModelSpec, ObjectiveSpec, RewardSpec
 
@@ -120,6 +120,24 @@ def mmalign_run_start(run: "Run") -> None:
         @hookimpl
         def mmalign_run_start(run):
             print("training", run.config.name, "into", run.folder)
+    """
+
+
+@hookspec
+def mmalign_rollout(run: "Run", rollout: "Rollout", scores: "Scores") -> None:
+    """The model answered the prompts of a buffer and was scored; its updates come next. Called on every process, and only
+    where the objective trains on rollouts. Since 1.
+
+    rollout: all samples of the buffer, those of one prompt beside each other, with their log-probabilities. Not to be changed.
+    scores: what the run's reward says of them: `values` `[N]`, not finite where it could not say, and `dimensions`, the raw
+        scores of each reward by name.
+
+    Example::
+
+        @hookimpl
+        def mmalign_rollout(run, rollout, scores):
+            best = int(scores.values.argmax())
+            print(run.step, rollout.samples.prompts[best].text, float(scores.values[best]))
     """
 
 

@@ -33,6 +33,7 @@ def update(run: "Run") -> dict[str, float]:
             value = loss.values.mean()
             engine.backward(value / micro_batches)
         metrics.add({"loss": value, **loss.metrics})
+    metrics.add(run.feed.drain())
     if parts.reward is not None:
         metrics.add(parts.reward.drain())
     means = metrics.drain()

@@ -1,6 +1,6 @@
 """The options of a part: its signature is its schema.
 
-What a spec builds is a class, a function, or an `Objective`, whose options are the keyword-only parameters of its two
+What a spec builds is a class, a function, or an `Objective`, whose options are the keyword-only parameters of its
 functions. Its parameters tell which keys a config may give, of which type, and what holds otherwise. A parameter
 without annotation takes anything; `*args` and `**kwargs` are no options.
 """
@@ -45,7 +45,7 @@ def schema(spec: Spec) -> type[Options]:
 
 
 def schema_of(target: Objective | Callable[..., Any]) -> type[Options]:
-    """The schema of the keyword parameters of a callable, or of an objective's two functions."""
+    """The schema of the keyword parameters of a callable, or of an objective's functions."""
     fields: dict[str, Any] = {}
     for i, parameter in enumerate(_parameters(target).values()):
         given = {} if parameter.default is Parameter.empty else {"default": parameter.default}
@@ -79,11 +79,10 @@ def complete_callable(target: Callable[..., Any], options: Mapping[str, Any]) ->
 
 
 def bind_objective(spec: Spec, options: Mapping[str, Any]) -> Objective:
-    """The objective with its options filled in: `loss` and `terms` each get those that they have."""
+    """The objective with its options filled in: each of its functions gets those that it has."""
     objective: Objective = _loaded(spec)
     values = parsed(spec, options)
-    own = [{k: values[k] for k in _keyword_only(function)} for function in (objective.loss, objective.terms)]
-    return Objective(partial(objective.loss, **own[0]), partial(objective.terms, **own[1]))
+    return Objective(*(partial(f, **{k: values[k] for k in _keyword_only(f)}) for f in _functions(objective)))
 
 
 def described(spec: Spec) -> list[Option]:
@@ -106,8 +105,13 @@ def _loaded(spec: Spec) -> Any:
 def _parameters(target: Objective | Callable[..., Any]) -> dict[str, Parameter]:
     """Option name -> parameter, with its annotation resolved."""
     if isinstance(target, Objective):
-        return {**_keyword_only(target.terms), **_keyword_only(target.loss)}
+        return {name: p for f in reversed(_functions(target)) for name, p in _keyword_only(f).items()}
     return {p.name: p for p in _resolved(target) if p.kind in _KEYWORD}
+
+
+def _functions(objective: Objective) -> list[Callable[..., Any]]:
+    """In the order of `Objective`'s fields."""
+    return [f for f in (objective.loss, objective.terms, objective.advantages) if f is not None]
 
 
 def _keyword_only(function: Callable[..., Any]) -> dict[str, Parameter]:

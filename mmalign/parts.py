@@ -12,7 +12,8 @@ from mmalign.records import Prompt, Samples, Scores
 from mmalign.specs import Objective
 
 Row = Mapping[str, Any]
-Batch = Mapping[str, Sequence[Any]]
+Batch = Mapping[str, Any]
+"""What a feed gives: a list a column for rows, a `Rollout` and tensors for rollouts."""
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmalign import loop, run
+from mmalign import feeds, loop, run
 from mmalign.compose import Choice, Chosen
 from mmalign.data import collect
 
@@ -35,6 +35,12 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
     if chosen.judges:
         yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*chosen.judges))
     objective = chosen.objective.offer.spec.load()
+    if (buffer := chosen.rollouts) is not None:
+        what = (
+            f"{buffer.prompts} prompts x {buffer.samples_per_prompt} samples a process, scored, {buffer.epochs} passes"
+        )
+        yield Stage("rollouts", what, place(feeds.Rollouts))
+        yield Stage("  advantages", "once a buffer", place(objective.advantages))
     yield Stage("loop", f"{trainer.steps} updates of {_batch(chosen)}", place(loop.train))
     yield Stage("  terms", _named(chosen.objective), place(objective.terms))
     yield Stage("  loss", _options(chosen.objective.options), place(objective.loss))

@@ -3,13 +3,14 @@
 Shapes: `B` samples, `U` units (tokens, or denoising steps), `[C, H, W]` pictures with values in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmalign.errors import UserError
 
@@ -89,6 +90,12 @@ class Samples:
     def __getitem__(self, index: slice) -> "Samples":
         return replace(self, prompts=self.prompts[index], made=self.made[index], seeds=self.seeds[index])
 
+    def picked(self, indices: Sequence[int]) -> "Samples":
+        """Those at `indices`, in that order."""
+        made = self.made[list(indices)] if isinstance(self.made, Tensor) else [self.made[i] for i in indices]
+        seeds = [self.seeds[i] for i in indices] if self.seeds else ()
+        return Samples([self.prompts[i] for i in indices], made, seeds)
+
     @classmethod
     def joined(cls, batches: "Sequence[Samples]") -> "Samples":
         """Several batches as one, in their order."""
@@ -107,12 +114,15 @@ def batched(made: Sequence[Tensor] | Sequence[str]) -> Tensor | Sequence[str]:
 class Scores:
     """What a reward says of `B` samples.
 
-    values: `[B]`, higher is better.
+    values: `[B]`, higher is better; not finite where a sample could not be scored.
     dimensions: named `[B]` tensors beside it, for example one a component. They are logged, never optimised.
+    units: `[B, U]`, what of `values` was earned at which unit of a rollout; the rest of it belongs to the whole. None
+        where the reward does not tell.
     """
 
     values: Tensor
     dimensions: Mapping[str, Tensor] = field(default_factory=dict)
+    units: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,9 @@ class LogProbs:
 class Rollout:
     """Samples and how likely the policy that drew them found each of their units; `policy.replay` asks it again.
 
-    log_probs: `[B, U]`, without gradient. units: by sample what its process replays, for example token ids.
+    log_probs: `[B, U]`, without gradient.
+    units: by sample what its process replays, for example token ids: tensors, numbers and texts in lists, tuples or dicts,
+        which a checkpoint can hold.
     """
 
     samples: Samples
@@ -171,6 +183,46 @@ class Rollout:
     def __getitem__(self, index: slice) -> "Rollout":
         log_probs = LogProbs(self.log_probs.values[index], self.log_probs.mask[index])
         return Rollout(self.samples[index], log_probs, self.units[index])
+
+    def picked(self, indices: Sequence[int]) -> "Rollout":
+        """Those at `indices`, in that order."""
+        rows = list(indices)
+        log_probs = LogProbs(self.log_probs.values[rows], self.log_probs.mask[rows])
+        return Rollout(self.samples.picked(rows), log_probs, [self.units[i] for i in rows])
+
+    def pieces(self, size: int) -> Iterator["Rollout"]:
+        """`size` samples at a time."""
+        return (self[i : i + size] for i in range(0, len(self), size))
+
+    @classmethod
+    def joined(cls, batches: "Sequence[Rollout]") -> "Rollout":
+        """Several as one, in their order, as wide as the widest; what is added does not count."""
+        width = max(batch.log_probs.values.shape[1] for batch in batches)
+
+        def wide(rows: Tensor) -> Tensor:
+            return pad(rows, (0, width - rows.shape[1]))
+
+        log_probs = LogProbs(
+            torch.cat([wide(batch.log_probs.values) for batch in batches]),
+            torch.cat([wide(batch.log_probs.mask) for batch in batches]),
+        )
+        return cls(Samples.joined([b.samples for b in batches]), log_probs, [u for b in batches for u in b.units])
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A buffer of rollouts and what their reward says, before anything is learned from it.
+
+    rollout: `N` samples; those of one prompt, `group` many, stand beside each other. scores: of the `N`.
+    at_once: how many samples the model is to see at a time.
+    past: by sample what its prompt scored until now, these included, oldest first; empty if the run remembers none.
+    """
+
+    rollout: Rollout
+    scores: Scores
+    group: int
+    at_once: int
+    past: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)

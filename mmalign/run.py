@@ -19,7 +19,7 @@ from mmalign.data.collect import collect
 from mmalign.document import dump, read
 from mmalign.engine import Engine
 from mmalign.errors import UserError
-from mmalign.feeds import Rows
+from mmalign.feeds import Feed, Rollouts, Rows
 from mmalign.parts import Parts, Source
 from mmalign.streams import GlobalRandom, Stream
 
@@ -59,7 +59,7 @@ class Run:
         self.step = 0
         self.steps = self.config.trainer.steps
         self.stopped: str | None = None
-        self.feed: Rows
+        self.feed: Feed
         self._shared: dict[str, Stateful] = {}
         self._local: dict[str, Stateful] = {}
         self._streams: dict[str, Stream] = {}
@@ -156,7 +156,15 @@ def _start(run: Run) -> None:
     run.keep("policy", policy)
     run.keep("engine", engine)
     run.keep("random", GlobalRandom(), per_process=True)
-    run.feed = run.keep("feed", Rows(rows, config.trainer.batch_size, config.trainer.seed, engine.rank, engine.world))
+    run.feed = run.keep("feed", _feed(run, rows), per_process=True)
+
+
+def _feed(run: Run, rows: Source) -> Feed:
+    """The feed that the objective asks for."""
+    trainer, engine, rollouts = run.config.trainer, run.engine, run.chosen.rollouts
+    if rollouts is not None:
+        return Rollouts(run, rows, rollouts)
+    return Rows(rows, trainer.batch_size, trainer.seed, engine.rank, engine.world)
 
 
 def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:

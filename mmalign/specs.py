@@ -48,29 +48,41 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True)
 class Objective:
-    """Two functions side by side. Keyword-only parameters of both are the objective's options.
+    """Two functions side by side, or three. Keyword-only parameters of all are the objective's options.
 
     loss: `loss(**tensors, *, options) -> Loss`, a pure function of named tensors.
     terms: `terms(parts, batch, rng, *, options) -> dict[str, Tensor]`, where the loss's arguments come from.
+    advantages: `advantages(parts, experience, *, options) -> dict[str, Tensor]`, for objectives on rollouts: what is worked
+        out once for a whole buffer, without gradient and before it trains. Each tensor has `N` rows, one a sample; the
+        batches that `terms` gets hold theirs beside their "rollout".
     """
 
     loss: Callable[..., Any]
     terms: Callable[..., dict[str, Any]]
+    advantages: Callable[..., dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class ObjectiveSpec(Spec):
     """A training objective. `build` is (or names) an `Objective`.
 
-    needs: capabilities that the model must offer, for example {"likelihood"}.
+    needs: capabilities that the model must offer, for example {"likelihood"}. With "rollouts" among them the objective
+        trains on buffers of the model's own samples, not on rows, and has `advantages`.
     columns: what a row of data must hold, for example {"prompt", "chosen", "rejected"}.
     reward: what it asks of the run's rewards: "none", "any" or "differentiable".
+    samples_per_prompt: how many samples of a prompt it must have to compare.
     """
 
     kind: ClassVar[str] = "objective"
     needs: frozenset[str] = field(default=frozenset(), kw_only=True)
     columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)
     reward: Literal["none", "any", "differentiable"] = field(default="none", kw_only=True)
+    samples_per_prompt: int = field(default=1, kw_only=True)
+
+    @property
+    def feed(self) -> Literal["rows", "rollouts"]:
+        """Which feed it trains on."""
+        return "rollouts" if "rollouts" in self.needs else "rows"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""What mmalign itself offers: objectives and sources of data."""
+"""What mmalign itself offers: objectives, rewards of texts and sources of data."""
 
 from collections.abc import Iterator
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, ObjectiveSpec
+from mmalign.specs import DataSpec, ObjectiveSpec, RewardSpec
 
 _LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
 _LIKELIHOOD = frozenset({"likelihood"})
 _EXACT = frozenset({"exact-likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
+_ROLLOUTS = frozenset({"rollouts"})
 
 _ON_PAIRS = {
     "dpo": "arXiv:2305.18290",
@@ -32,10 +33,21 @@ _ON_PAIRS = {
 }
 """What trains on pairs with any likelihood, surrogates too."""
 
+_ON_GROUPS = {
+    "grpo": "arXiv:2402.03300",
+    "dr-grpo": "arXiv:2503.20783",
+    "dapo": "arXiv:2503.14476",
+    "gspo": "arXiv:2507.18071",
+    "rloo": "arXiv:2402.14740",
+    "d3po": "arXiv:2311.13231",
+    "prdp": "arXiv:2402.08714",
+}
+"""What compares the samples of a prompt that the model drew itself."""
+
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
-    """Preference, supervised and reward-gradient objectives."""
+    """Preference, supervised, reward-gradient and policy-gradient objectives."""
     for name, paper in _ON_PAIRS.items():
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     yield ObjectiveSpec("orpo", _home("orpo"), needs=_LIKELIHOOD | _EXACT, columns=_PAIRS, paper="arXiv:2403.07691")
@@ -48,10 +60,24 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         "drtune": "arXiv:2405.00760",
     }.items():
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
+    for name, paper in _ON_GROUPS.items():
+        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
+    for name, paper in {"reinforce": "", "ddpo": "arXiv:2305.13301"}.items():
+        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", paper=paper)
+    likeliest, values = _ROLLOUTS | {"likeliest"}, _ROLLOUTS | {"values"}
+    yield ObjectiveSpec("remax", _home("remax"), needs=likeliest, reward="any", paper="arXiv:2310.10505")
+    yield ObjectiveSpec("ppo", _home("ppo"), needs=values, reward="any", paper="arXiv:1707.06347")
 
 
 def _home(name: str) -> str:
     return f"mmalign.objectives.{name.replace('-', '_')}:objective"
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """What any text can be asked."""
+    yield RewardSpec("length", "mmalign.rewards.texts:Length")
+    yield RewardSpec("regex", "mmalign.rewards.texts:Regex")
 
 
 @hookimpl

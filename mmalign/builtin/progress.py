@@ -75,13 +75,13 @@ def introduction(run: "Run") -> Iterator[str]:
     sizes = [(p.numel(), p.requires_grad) for p in run.parts.policy.network.parameters()]
     world, accumulation = run.engine.world, trainer.gradient_accumulation
     effective = trainer.batch_size * accumulation * world
-    rows = len(run.feed.rows)
+    rows, taken = len(run.feed.rows), run.feed.rows_per_batch * accumulation * run.steps
     resumed = f", going on after step {run.step}" if run.step else ""
     yield f"{config.name}: {config.objective.type} on {config.model.type}, into {run.folder}"
     yield f"  trains   {sum(n for n, trains in sizes if trains):,} of {sum(n for n, _ in sizes):,} parameters"
     yield f"  batch    {effective} = {trainer.batch_size} rows x {accumulation} accumulated x {world} processes"
     yield f"  rate     {trainer.learning_rate:g} ({trainer.optimizer}, {trainer.warmup_steps} warmup steps)"
-    yield f"  data     {rows:,} rows, seen {effective * run.steps / rows:.1f} times"
+    yield f"  data     {rows:,} rows, seen {taken / rows:.1f} times"
     yield f"  steps    {run.steps}{resumed}"
 
 

@@ -3,7 +3,11 @@
 With d = log p - log r of the drawn unit, any shape. Each is elementwise; how they are averaged belongs to who asks.
 """
 
+from typing import Literal
+
 from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3"]
 
 
 def k1(log_ratio: Tensor) -> Tensor:
@@ -19,3 +23,7 @@ def k2(log_ratio: Tensor) -> Tensor:
 def k3(log_ratio: Tensor) -> Tensor:
     """exp(-d) - 1 + d: unbiased and never negative; 0 only where p and r agree."""
     return (-log_ratio).expm1() + log_ratio
+
+
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+"""By name. In a reward k1 is the choice; as a loss its gradient is 0 on average, and k2's is that of the divergence."""

@@ -1,10 +1,11 @@
 """Denoising: models that turn noise into data step by step, by diffusion or by flow.
 
-A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood, samples, and samples
-with gradient. Latents `[B, ...]` are float32 or wider here; only the adapter knows the network's own precision.
+A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood, samples, samples with
+gradient, and rollouts, whose units are the sampler's steps that draw noise. Latents `[B, ...]` are float32 or wider here;
+only the adapter knows the network's own precision.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Protocol
@@ -14,11 +15,14 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmalign.errors import UserError
 from mmalign.maths.paths import Path
+from mmalign.maths.transitions import Kind, Transition, sde, step
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Media, Prompt, Samples
-from mmalign.samplers import gradient, ode
+from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Scores
+from mmalign.samplers import gradient, guided
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
+from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
 
 class DenoisingModel(Adapter, Protocol):
@@ -73,12 +77,18 @@ class Sampling:
 
     steps: N, how often the network is asked for one sample.
     guidance_scale: w of classifier-free guidance; 1 is none.
-    eta: η of DDIM: 0 is deterministic, 1 draws as much noise as DDPM. Flow models take 0 only.
+    eta: η, how much noise the steps draw: 0 is deterministic. Of diffusion models, 1 is as much as DDPM; of flow models the
+        papers take 0.7 (Flow-GRPO), 0.3 (DanceGRPO) and 0.8 (CPS).
+    sde: what η says; see `mmalign.maths.transitions`. None is ddim for diffusion models and flow-grpo for flow models.
+    window: so many steps in a row, at a random place of each sample's own, draw noise and all others none (MixGRPO with
+        random windows, arXiv:2507.21802); None is all. Sampling with gradient has no window.
     """
 
     steps: PositiveInt = 50
     guidance_scale: NonNegativeFloat = 5.0
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sde: Kind | None = None
+    window: PositiveInt | None = None
 
 
 # Within the policy its own attribute hides the class of that name.
@@ -90,16 +100,17 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     Random numbers come from generators on the CPU, so that they are the same on every device.
 
-    gradient_checkpointing: `differentiate` computes each prediction and the decoder again in the backward pass, to keep
-        less of them until then.
+    gradient_checkpointing: `differentiate` and `replay` compute each prediction (and the decoder) again in the backward pass,
+        to keep less of them until then.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable"})
+    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable", "rollouts", "guided"})
     Sampling = _Sampling
 
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
         self.model = model
         self.sampling = sampling
+        self.sde = sde(model.path, sampling.eta, sampling.sde)
         self.gradient_checkpointing = gradient_checkpointing
 
     # ---- samples
@@ -107,16 +118,25 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One sample a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return self._sampled(prompts, seeds, self._denoise(prompts))
 
-        def noise() -> Tensor:
-            drawn = [torch.randn(self.model.latent_shape, generator=generator) for generator in generators]
-            return torch.stack(drawn).to(self.model.device)
+    @torch.no_grad()
+    def guided(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], reward: Callable[[Samples], Scores], weight: float
+    ) -> Samples:
+        """As `sample`, but led by the gradient of a differentiable reward of what each step's estimate looks like.
 
-        path, grid = self.model.path, self.model.path.grid(self.sampling.steps)
-        with evaluating(self.network):
-            latents = ode.ddim(self._guided(prompts), path, noise(), grid, self.sampling.eta, noise)
-            return Samples(prompts, self.model.decode(latents), seeds)
+        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`.
+        """
+        if weight == 0:
+            return self.sample(prompts, seeds)
+
+        def score(x0: Tensor) -> Tensor:
+            return reward(Samples(prompts, self.model.decode(x0), seeds)).values
+
+        path = self.model.path
+        slope = guided.of_clean(self._denoise(prompts), path, score)
+        return self._sampled(prompts, seeds, guided.guided(path, slope, weight))
 
     def differentiate(self, prompts: Sequence[Prompt], plan: gradient.Plan, rng: torch.Generator) -> Samples:
         """Samples whose media carry gradient to the weights, as `plan` says.
@@ -128,10 +148,59 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         def noise() -> Tensor:
             return torch.randn(shape, generator=rng).to(self.model.device)
 
-        path, grid = self.model.path, self.model.path.grid(self.sampling.steps)
-        denoise, decode = self._recomputed(self._guided(prompts)), self._recomputed(self.model.decode)
-        latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sampling.eta, noise)
+        path, grid = self.model.path, self._grid()
+        denoise, decode = self._recomputed(self._denoise(prompts)), self._recomputed(self.model.decode)
+        latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sde, noise)
         return Samples(list(prompts) * (1 + plan.renoise), decode(latents))
+
+    # ---- rollouts
+
+    @torch.no_grad()
+    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
+        """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]`, which are means over dimensions.
+
+        `replay` finds the same while nothing trains. Raises UserError where no step draws noise.
+        """
+        x, noisy, noise = self._start(seeds)
+        if not noisy.any():
+            raise UserError(
+                "sampling.eta: only steps that draw noise have a probability, and a rollout needs some: set eta above 0"
+                " (1 for diffusion models, 0.7 for flow models) and sampling.steps to 2 or more"
+            )
+        latents, log_probs = [x], []
+        with evaluating(self.network):
+            for taken in self._walk(self._denoise(prompts), x, noisy, noise):
+                latents.append(taken.x_next)
+                log_probs.append(taken.transition.log_prob(taken.x_next))
+            samples = Samples(prompts, self.model.decode(latents[-1]), seeds)
+        values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
+        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
+
+    def replay(self, rollout: Rollout) -> LogProbs:
+        """How likely today's weights find the steps of a rollout (or a slice of one), `[B, U]`, with gradient.
+
+        The graphs of all U predictions live until the backward pass: bound them by gradient checkpointing, by `part`, or by
+        `sampling.window`.
+        """
+        values = torch.stack([now.log_prob(x_next) for now, x_next in self._transitions(rollout)], dim=1)
+        return LogProbs(values, torch.ones_like(values))
+
+    def replay_divergence(self, rollout: Rollout) -> LogProbs:
+        """KL(policy ‖ reference) of each step of a rollout, exact, the mean over dimensions: `[B, U]`, with gradient."""
+        with torch.no_grad(), self.reference():
+            references = [reference for reference, _ in self._transitions(rollout)]
+        ours = [policy for policy, _ in self._transitions(rollout)]
+        values = torch.stack([policy.kl(other) for policy, other in zip(ours, references, strict=True)], dim=1)
+        return LogProbs(values, torch.ones_like(values))
+
+    def part(self, rollout: Rollout, units: slice) -> Rollout:
+        """The same samples with only some of their units, in a row."""
+        first, last, _ = units.indices(rollout.log_probs.values.shape[1])
+        log_probs = LogProbs(rollout.log_probs.values[:, first:last], rollout.log_probs.mask[:, first:last])
+        trajectories = [
+            {"latents": one["latents"][first : last + 1], "steps": one["steps"][first:last]} for one in rollout.units
+        ]
+        return Rollout(rollout.samples, log_probs, trajectories)
 
     # ---- likelihood
 
@@ -163,11 +232,47 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     # ---- inside
 
+    def _start(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Noise]:
+        """Pure noise, which steps of which sample draw more `[B, N]`, and where it comes from: a generator a sample."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape, device = self.model.latent_shape, self.model.device
+
+        def noise(draws: Tensor) -> Tensor:
+            drawn = zip(generators, draws.tolist(), strict=True)
+            rows = [torch.randn(shape, generator=one) if draw else torch.zeros(shape) for one, draw in drawn]
+            return torch.stack(rows).to(device)
+
+        x = noise(torch.ones(len(seeds), dtype=torch.bool))
+        noisy = noisy_steps(self.model.path, self._grid(), self.sde)
+        if self.sampling.window is None:
+            return x, noisy.expand(len(seeds), -1), noise
+        return x, windows(noisy, self.sampling.window, generators), noise
+
+    def _walk(self, denoise: Denoise, x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
+        return walk(denoise, self.model.path, x, self._grid(), noisy, self.sde, noise)
+
+    def _sampled(self, prompts: Sequence[Prompt], seeds: Sequence[int], denoise: Denoise) -> Samples:
+        with evaluating(self.network):
+            latents = end(self._walk(denoise, *self._start(seeds)))
+            return Samples(prompts, self.model.decode(latents), seeds)
+
+    def _transitions(self, rollout: Rollout) -> Iterator[tuple[Transition, Tensor]]:
+        """Of each unit, how today's weights would step on from where its samples were, and where these went."""
+        denoise, grid = self._recomputed(self._denoise(rollout.samples.prompts)), self._grid()
+        latents = torch.stack([one["latents"] for one in rollout.units], dim=1).to(grid.device)
+        steps = torch.stack([one["steps"] for one in rollout.units], dim=1).to(grid.device)
+        for x, x_next, i in zip(latents[:-1], latents[1:], steps, strict=True):
+            yield step(self.model.path, x, grid[i], grid[i + 1], denoise(x, grid[i]), self.sde), x_next
+
+    def _grid(self) -> Tensor:
+        """`[N + 1]`: the sampler's times."""
+        return self.model.path.grid(self.sampling.steps).to(self.model.device)
+
     def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
         x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
         return self.model.predict(x_t, draw.t, encoded.condition)
 
-    def _guided(self, prompts: Sequence[Prompt]) -> Denoise:
+    def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
         unconditional = self.model.unconditional(len(prompts)) if scale != 1 else None
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)

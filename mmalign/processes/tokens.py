@@ -5,13 +5,13 @@ a token of the response, its end included; prompts, placeholders of pictures and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmalign.errors import UserError
 from mmalign.maths.log_probs import token_log_probs
@@ -45,6 +45,11 @@ class TokensModel(Adapter, Protocol):
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
         """Prompts followed by responses, padded where it changes nothing. Raises UserError that names what is too long."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """H, how wide a hidden state is."""
         ...
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -84,6 +89,9 @@ class Sampling:
     top_k: NonNegativeInt = 0
 
 
+_CRITIC = "critic."
+"""What the critic's weights begin with among those of a policy."""
+
 # Within the policy its own attribute hides the class of that name.
 _Sampling = Sampling
 
@@ -97,12 +105,13 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         made piece by piece and again.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "rollouts"})
+    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "rollouts", "likeliest", "values"})
     Sampling = _Sampling
 
     def __init__(self, model: TokensModel, sampling: _Sampling, gradient_checkpointing: bool = False):
         self.model = model
         self.sampling = sampling
+        self._critic: nn.Linear | None = None
         if gradient_checkpointing:
             model.recompute_layers()
 
@@ -111,7 +120,13 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
     @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One response a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
-        return self._samples(prompts, seeds, self._generate(prompts, seeds))
+        return self._samples(prompts, seeds, self._generate(prompts, seeds, self.sampling))
+
+    @torch.no_grad()
+    def likeliest(self, prompts: Sequence[Prompt]) -> Samples:
+        """The response to each prompt whose every token is the likeliest."""
+        greedy, seeds = replace(self.sampling, temperature=0.0), [0] * len(prompts)
+        return self._samples(prompts, (), self._generate(prompts, seeds, greedy))
 
     @torch.no_grad()
     def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
@@ -120,7 +135,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         They come from the network that trains, not from the one that generates with a cache, whose rounding differs.
         They are of the softmax at the sampling's temperature: top_p and top_k count as how it was sampled, not as policy.
         """
-        units = self._generate(prompts, seeds)
+        units = self._generate(prompts, seeds, self.sampling)
         with evaluating(self.network):
             log_probs = self._log_probs(self.model.encode(prompts, units), self._temperature)
         return Rollout(self._samples(prompts, seeds, units), log_probs, units)
@@ -129,6 +144,38 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         """How likely today's weights find the tokens of a rollout (or a slice of one), `[B, U]`, with gradient."""
         encoded = self.model.encode(rollout.samples.prompts, rollout.units)
         return self._log_probs(encoded, self._temperature, rollout.log_probs.values.shape[1])
+
+    def add_critic(self) -> None:
+        """Let a line from hidden states to values train with the network, of which it becomes a part. It begins at 0."""
+        self._critic = nn.Linear(self.model.hidden_size, 1, device=self.model.device)
+        nn.init.zeros_(self._critic.weight)
+        nn.init.zeros_(self._critic.bias)
+        self.network.add_module("critic", self._critic)
+
+    def replay_with_values(self, rollout: Rollout) -> tuple[LogProbs, Tensor]:
+        """As `replay`, and the critic's value of what stands before each token, `[B, U]`, 0 where none counts."""
+        assert self._critic is not None, "compose adds it where the objective needs values"
+        encoded = self.model.encode(rollout.samples.prompts, rollout.units)
+        hidden = self.model.hidden(encoded.inputs)
+        width = rollout.log_probs.values.shape[1]
+        log_probs = self._log_probs_of(hidden, encoded, self._temperature, width)
+        states = hidden[:, :-1][encoded.mask[:, 1:].bool()]
+        values = self._critic(states.to(self._critic.weight.dtype))[:, 0].to(log_probs.values)
+        return log_probs, torch.zeros_like(log_probs.values).masked_scatter(log_probs.mask > 0, values)
+
+    # ---- weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trainable weights, the critic's among them."""
+        critic = self._critic.state_dict() if self._critic is not None else {}
+        return {**super().state_dict(), **{f"{_CRITIC}{name}": value for name, value in critic.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take trainable weights back."""
+        own = {name.removeprefix(_CRITIC): value for name, value in state.items() if name.startswith(_CRITIC)}
+        if self._critic is not None and own:
+            self._critic.load_state_dict(own)
+        super().load_state_dict({name: value for name, value in state.items() if not name.startswith(_CRITIC)})
 
     # ---- likelihood
 
@@ -151,8 +198,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         """That of the distribution which rollouts are drawn from; drawing the likeliest token has none."""
         return self.sampling.temperature or 1.0
 
-    def _generate(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Sequence[Ids]:
-        options = self.sampling
+    def _generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], options: _Sampling) -> Sequence[Ids]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniform = torch.stack([torch.rand(options.max_new_tokens, generator=one) for one in generators])
         uniform = uniform.to(self.model.device)
@@ -168,9 +214,11 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
 
     def _log_probs(self, encoded: Encoded, temperature: float = 1.0, width: int | None = None) -> LogProbs:
         """`[B, U]`, where U is `width`, or the longest response."""
+        return self._log_probs_of(self.model.hidden(encoded.inputs), encoded, temperature, width)
+
+    def _log_probs_of(self, hidden: Tensor, encoded: Encoded, temperature: float, width: int | None) -> LogProbs:
         counts = encoded.mask[:, 1:].bool()  # what position t says stands at t + 1
-        hidden = self.model.hidden(encoded.inputs)[:, :-1]
-        found = token_log_probs(hidden[counts], encoded.ids[:, 1:][counts], self.model.head, temperature)
+        found = token_log_probs(hidden[:, :-1][counts], encoded.ids[:, 1:][counts], self.model.head, temperature)
         lengths = counts.sum(dim=1)
         places = torch.arange(int(lengths.max()) if width is None else width, device=lengths.device)
         mask = places < lengths[:, None]

@@ -1,22 +1,33 @@
 """The run's reward: a weighted sum of named, checked rewards.
 
-r(x) = sum_k w_k r_k(x)
+    r(x) = Σ_k w_k r_k(x)
+
+where r_k may be normalised first: (r_k - mean) / (deviation + 1e-4) within the samples of a prompt or of the buffer. With
+`normalize: group` everywhere and `grpo` with `spread: batch` this is GDPO.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from mmalign.errors import UserError
+from mmalign.maths.advantages import grouped
 from mmalign.records import Samples, Scores
+
+Normalize = Literal["none", "group", "batch"]
 
 
 @dataclass(frozen=True)
 class CheckedReward:
-    """A plugin's reward under its name in the config: whatever it returns becomes `Scores` with values `[B]`."""
+    """A plugin's reward under its name in the config: whatever it returns becomes `Scores` with values `[B]`.
+
+    A list of numbers will do, with None for a sample that could not be scored.
+    """
 
     name: str
     function: Callable[[Samples], Any]
@@ -27,32 +38,108 @@ class CheckedReward:
             answer = self.function(samples)
         except UserError as error:
             raise UserError(f"reward '{self.name}': {error}") from error
+        if isinstance(answer, list):
+            answer = torch.tensor([torch.nan if score is None else score for score in answer])
         scores = answer if isinstance(answer, Scores) else Scores(answer)
-        if not isinstance(scores.values, torch.Tensor) or scores.values.shape != (len(samples),):
+        if not isinstance(scores.values, Tensor) or scores.values.shape != (len(samples),):
             got = getattr(scores.values, "shape", type(scores.values).__name__)
             raise UserError(f"reward '{self.name}' must return one score a sample, [{len(samples)}]; it returned {got}")
         return scores
 
 
 class WeightedReward:
-    """The sum of several rewards with their weights; each is also kept raw, for the log."""
+    """The sum of several rewards with their weights; each is also kept for the log, raw and as it went into the sum."""
 
-    def __init__(self, rewards: Sequence[CheckedReward], weights: Sequence[float]):
+    def __init__(
+        self, rewards: Sequence[CheckedReward], weights: Sequence[float], normalize: Sequence[Normalize] | None = None
+    ):
         self.rewards = list(rewards)
         self.weights = list(weights)
-        self._raw: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.normalize: list[Normalize] = list(normalize or ["none"] * len(self.rewards))
+        self._raw: dict[str, list[Tensor]] = defaultdict(list)
+        self._shaped: dict[str, list[Tensor]] = defaultdict(list)
 
-    def __call__(self, samples: Samples) -> Scores:
-        """`[B]` weighted sums; `dimensions` holds each reward's raw scores by name."""
-        raw = {reward.name: reward(samples).values for reward in self.rewards}
-        for name, values in raw.items():
-            self._raw[name].append(values.detach())
-        total = sum(weight * values for weight, values in zip(self.weights, raw.values(), strict=True))
-        assert isinstance(total, torch.Tensor)
-        return Scores(total, raw)
+    def __call__(self, samples: Samples, group: int = 1, at_once: int | None = None) -> Scores:
+        """`[B]` weighted sums; `dimensions` holds each reward's raw scores by name. As `measured`, and remembered."""
+        raw, shaped = self._parts(samples, group, at_once)
+        for name, scores in raw.items():
+            self._raw[name].append(scores.values.detach())
+            if self._shapes:
+                self._shaped[name].append(shaped[name].values.detach())
+        return _summed(raw, shaped)
 
-    def drain(self) -> dict[str, torch.Tensor]:
-        """Mean raw score by name, `reward/<name>`, of all samples scored since the last drain."""
-        means = {f"reward/{name}": torch.cat(values).float().mean() for name, values in self._raw.items()}
+    def measured(self, samples: Samples, group: int = 1, at_once: int | None = None) -> Scores:
+        """The same sums, for samples that are not to be logged.
+
+        group: how many samples of a prompt stand beside each other. at_once: samples that a reward sees at a time.
+        Raises UserError where a reward is normalised: such samples are no buffer.
+        """
+        if set(self.normalize) - {"none"}:
+            raise UserError("rewards: samples outside the buffer have no normalised score: leave `normalize` out")
+        return _summed(*self._parts(samples, group, at_once))
+
+    def drain(self) -> dict[str, Tensor]:
+        """Of all samples scored since the last drain, by name: `reward/<name>`, the mean of the raw scores, and, where
+        rewards are weighted against each other, `shaped/<name>`, the deviation of what went into the sum.
+        """
+        means = {f"reward/{name}": _known(values).mean() for name, values in self._raw.items()}
+        spreads = {f"shaped/{name}": _known(values).std(correction=0) for name, values in self._shaped.items()}
         self._raw.clear()
-        return means
+        self._shaped.clear()
+        return means | spreads
+
+    @property
+    def _shapes(self) -> bool:
+        """Whether the sum is more than one raw reward."""
+        return len(self.rewards) > 1 or self.normalize != ["none"]
+
+    def _parts(self, samples: Samples, group: int, at_once: int | None) -> tuple[dict[str, Scores], dict[str, Scores]]:
+        """By name, the raw scores of each reward and w_k r_k."""
+        raw, shaped = {}, {}
+        for reward, weight, how in zip(self.rewards, self.weights, self.normalize, strict=True):
+            raw[reward.name] = scores = _in_pieces(reward, samples, at_once or max(1, len(samples)))
+            shaped[reward.name] = _weighted(_normalized(scores, how, group, reward.name), weight)
+        return raw, shaped
+
+
+def _in_pieces(reward: CheckedReward, samples: Samples, size: int) -> Scores:
+    pieces = [reward(samples[i : i + size]) for i in range(0, max(1, len(samples)), size)]
+    if len(pieces) == 1:
+        return pieces[0]
+    units = [piece.units for piece in pieces if piece.units is not None]
+    return Scores(torch.cat([piece.values for piece in pieces]), units=_as_wide(units, torch.cat) if units else None)
+
+
+def _normalized(scores: Scores, how: Normalize, group: int, name: str) -> Scores:
+    if how == "none":
+        return scores
+    if scores.units is not None:
+        raise UserError(f"reward '{name}' tells what each unit earned, which is not normalised: leave `normalize` out")
+    values = scores.values
+    normalized = grouped(values, group if how == "group" else len(values))
+    return Scores(torch.where(values.isfinite(), normalized, values))
+
+
+def _weighted(scores: Scores, weight: float) -> Scores:
+    return Scores(weight * scores.values, units=None if scores.units is None else weight * scores.units)
+
+
+def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:
+    parts = list(shaped.values())
+    device = parts[0].values.device
+    units = [part.units.to(device) for part in parts if part.units is not None]
+    total = torch.stack([part.values.to(device) for part in parts]).sum(dim=0)
+    dimensions = {name: scores.values for name, scores in raw.items()}
+    return Scores(total, dimensions, _as_wide(units, lambda rows: torch.stack(rows).sum(dim=0)) if units else None)
+
+
+def _as_wide(units: Sequence[Tensor], combine: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    """What `[B, U]` tensors make together, each as wide as the widest."""
+    width = max(rows.shape[1] for rows in units)
+    return combine([pad(rows, (0, width - rows.shape[1])) for rows in units])
+
+
+def _known(values: Sequence[Tensor]) -> Tensor:
+    """All that are finite, as one."""
+    joined = torch.cat(list(values)).float()
+    return joined[joined.isfinite()]

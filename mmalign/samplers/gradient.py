@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmalign.maths.paths import Path
-from mmalign.maths.transitions import ddim_step
+from mmalign.maths.transitions import Sde, Transition, step
 from mmalign.samplers.guidance import Denoise
-from mmalign.samplers.ode import times
+from mmalign.samplers.walk import times
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,29 @@ def spaced(steps: int, k: int, early: int, first: int) -> Plan:
 
 
 def ddim(
-    denoise: Denoise, path: Path, x: Tensor, grid: Tensor, plan: Plan, eta: float, noise: Callable[[], Tensor]
+    denoise: Denoise, path: Path, x: Tensor, grid: Tensor, plan: Plan, sde: Sde, noise: Callable[[], Tensor]
 ) -> Tensor:
     """Clean latents with gradient, `[(1 + renoise) B, ...]`: the samples, then each re-noised batch.
 
     x: where to start, `[B, ...]`, standard normal.
     grid: `[N + 1]` descending times, see `Path.grid`.
-    noise: gives standard normal noise like `x`; asked for each step when `eta` is above 0, and for each re-noising.
+    noise: gives standard normal noise like `x`; asked for each step when `sde` draws any, and for each re-noising.
     """
     for i, (t, t_next) in enumerate(times(grid, x)):
         with nullcontext() if i in plan.trained else torch.no_grad():
             output = denoise(x.detach() if plan.detach_input else x, t)
         if i == plan.stop:
             return path.split(x, t, output)[0]
-        x = ddim_step(path, x, t, t_next, output, eta, noise() if eta > 0 else None)
-    return torch.cat([x, *(_again(denoise, path, x, grid, eta, noise) for _ in range(plan.renoise))])
+        x = _drawn(step(path, x, t, t_next, output, sde), sde, noise)
+    return torch.cat([x, *(_again(denoise, path, x, grid, sde, noise) for _ in range(plan.renoise))])
 
 
-def _again(denoise: Denoise, path: Path, x0: Tensor, grid: Tensor, eta: float, noise: Callable[[], Tensor]) -> Tensor:
+def _again(denoise: Denoise, path: Path, x0: Tensor, grid: Tensor, sde: Sde, noise: Callable[[], Tensor]) -> Tensor:
     """Noise finished samples to the last step's time and denoise them; no gradient flows into how they came to be."""
     ((t, t_next),) = times(grid[-2:], x0)
     x_t = path.add_noise(x0.detach(), noise(), t)
-    return ddim_step(path, x_t, t, t_next, denoise(x_t, t), eta, noise() if eta > 0 else None)
+    return _drawn(step(path, x_t, t, t_next, denoise(x_t, t), sde), sde, noise)
+
+
+def _drawn(transition: Transition, sde: Sde, noise: Callable[[], Tensor]) -> Tensor:
+    return transition.draw(noise()) if sde.eta > 0 else transition.mean

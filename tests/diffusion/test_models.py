@@ -12,8 +12,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
-from mmalign.samplers.guidance import classifier_free
-from mmalign.samplers.ode import ddim
+from mmalign.maths.transitions import ODE, Sde
+from mmalign.samplers.guidance import Denoise, classifier_free
+from mmalign.samplers.walk import Noise, end, noisy_steps, walk
 from mmalign_diffusion.models import DiffusersModel, Lora
 
 from .conftest import FAMILIES, RESOLUTION, build, latents, perturbed
@@ -41,7 +42,7 @@ def test_sampling_gives_what_the_pipeline_itself_gives(family: str, adapted: Ada
     """Our steps along the path, with conditions, guidance, time spacing and shift, are those of diffusers."""
     model, scale, steps = adapted(family), 3.0, 4
     start = latents(model)
-    ours = walk(model, start, scale, steps)
+    ours = guided(model, start, scale, steps)
     theirs = run_pipeline(model, start, scale, steps, "latent")
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert (ours - start).abs().mean() > 0.1
@@ -54,9 +55,7 @@ def test_stochastic_sampling_gives_what_the_pipeline_itself_gives(adapted: Adapt
     model = adapted("sd")
     start, ours, theirs = latents(model), torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     predict = classifier_free(model.predict, model.condition(TEXTS), None, 1.0)
-    sampled = ddim(
-        predict, model.path, start, model.path.grid(4), 1.0, lambda: torch.randn(start.shape, generator=ours)
-    )
+    sampled = along(model, predict, start, 4, Sde(1.0), lambda draws: torch.randn(start.shape, generator=ours))
     call = {"num_inference_steps": 4, "guidance_scale": 1.0, "eta": 1.0, "generator": theirs, "output_type": "latent"}
     expected = model.pipe(list(TEXTS), latents=start, **call).images
     torch.testing.assert_close(sampled, expected, atol=1e-4, rtol=1e-4)
@@ -264,10 +263,18 @@ def absent(family: str) -> dict[str, None]:
     return {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3-no-t5" else {}
 
 
-def walk(model: DiffusersModel, x: Tensor, scale: float, steps: int) -> Tensor:
+def guided(model: DiffusersModel, x: Tensor, scale: float, steps: int) -> Tensor:
     """Our sampler along the model's path, guided."""
     predict = classifier_free(model.predict, model.condition(TEXTS), model.unconditional(len(x)), scale)
-    return ddim(predict, model.path, x, model.path.grid(steps), 0.0, lambda: x)
+    return along(model, predict, x, steps)
+
+
+def along(
+    model: DiffusersModel, denoise: Denoise, x: Tensor, steps: int, sde: Sde = ODE, noise: Noise | None = None
+) -> Tensor:
+    grid = model.path.grid(steps)
+    noisy = noisy_steps(model.path, grid, sde).expand(len(x), -1)
+    return end(walk(denoise, model.path, x, grid, noisy, sde, noise))
 
 
 def run_pipeline(model: DiffusersModel, x: Tensor, scale: float, steps: int, output: str) -> Tensor:

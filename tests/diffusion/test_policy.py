@@ -62,6 +62,24 @@ def test_samples_are_pictures_and_depend_on_their_seed_alone(family: str, adapte
     assert not torch.allclose(both.media[1], policy.sample(PROMPTS[1:], [3]).media[0])
 
 
+@families
+def test_a_replay_equals_its_rollout_and_carries_gradient(family: str, adapted: Adapted) -> None:
+    model = adapted(family)
+    policy = DenoisingPolicy(model, DenoisingPolicy.Sampling(steps=3, guidance_scale=2.0, eta=0.7))
+    rollout = policy.rollout(PROMPTS, [1, 2])
+    replayed = policy.replay(rollout)
+    assert rollout.samples.media.equal(policy.sample(PROMPTS, [1, 2]).media)
+    assert replayed.values.shape[1] == len(rollout.units[0]["steps"]) >= 2
+    assert (replayed.minus(rollout.log_probs).values.exp() - 1).abs().max() < 1e-5
+    assert rollout.units[0]["latents"].dtype == torch.float32
+    alone = policy.replay(policy.part(rollout, slice(1, 2))[1:])
+    torch.testing.assert_close(alone.values, replayed.values[1:, 1:2], atol=1e-4, rtol=1e-4)
+    replayed.sum().sum().backward()
+    touched = {name for name, weight in model.network.named_parameters() if weight.grad is not None}
+    assert touched == set(model.state_dict())
+    model.network.zero_grad(set_to_none=True)
+
+
 @pytest.mark.parametrize("family", ["sd", "flux"])
 def test_checkpointing_changes_no_gradient(family: str, adapted: Adapted) -> None:
     model = adapted(family)

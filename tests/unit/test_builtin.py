@@ -90,7 +90,7 @@ class Run:
         self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
         self.chosen = SimpleNamespace(evaluation_sampling="the evaluation's")
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)
-        self.feed = SimpleNamespace(rows=range(12))
+        self.feed = SimpleNamespace(rows=range(12), rows_per_batch=3)
         self.is_main, self.steps, self.stopped = True, trainer["steps"], None
         self.kept, self.warnings, self.notes = {}, [], []
         newest = max((folder / "checkpoints").glob("step-*"), default=None) if resume else None
@@ -634,6 +634,7 @@ def test_the_warning_comes_once_each_time_that_it_begins_also_across_a_resume(tm
 def test_the_introduction_names_the_effective_batch(tmp_path):
     run = Run(tmp_path / "run", [])
     run.engine.world = 4
+    run.feed.rows_per_batch = 12
     run.parts.policy.network.bias.requires_grad_(False)
     text = "\n".join(progress.introduction(run))
     assert "24 = 3 rows x 2 accumulated x 4 processes" in text

@@ -165,7 +165,7 @@ def test_it_runs_as_a_module():
     [
         (["train", "nowhere.yaml"], "no such file: nowhere.yaml"),
         (["list", "rewrads"], "unknown kind 'rewrads', did you mean 'rewards'?"),
-        (["describe", "objective", "dpp"], "unknown objective 'dpp', did you mean 'dpo'?"),
+        (["describe", "objective", "dpoo"], "unknown objective 'dpoo', did you mean 'dpo'?"),
         (["describe", "model", "diffusers"], "pip install mmalign-diffusion"),
         (["report", "nowhere"], "nowhere"),
         (["sample", "x", "--prompts", "p", "--out", "o"], "--no-plugins: 'sample' needs the installed plugins"),

@@ -7,9 +7,8 @@ import torch
 from torch.testing import assert_close
 from unit.toy import SHAPE, alphas, paths, rng
 
-from mmalign import UserError
 from mmalign.maths.paths import VP, Flow, expand
-from mmalign.maths.transitions import ddim_sigma, ddim_step
+from mmalign.maths.transitions import Sde, step
 
 
 def drawn(path, n: int = 5):
@@ -65,7 +64,7 @@ def test_a_perfect_network_walks_the_line_between_its_data_and_its_noise(kind):
     x = path.add_noise(x0, noise, grid[0].expand(5))
     for t, t_next in itertools.pairwise(grid):
         t, t_next = t.expand(5), t_next.expand(5)
-        x = ddim_step(path, x, t, t_next, path.target(x0, noise, t))
+        x = step(path, x, t, t_next, path.target(x0, noise, t)).mean
         assert_close(x, path.add_noise(x0, noise, t_next), atol=1e-9, rtol=1e-9)
     assert_close(x, x0, atol=1e-9, rtol=1e-9)
 
@@ -74,7 +73,7 @@ def test_on_a_flow_the_step_is_eulers():
     path = Flow()
     x0, _, t = drawn(path)
     v, t_next = torch.randn_like(x0), t * 0.7
-    assert_close(ddim_step(path, x0, t, t_next, v), x0 + expand(t_next - t, x0) * v)
+    assert_close(step(path, x0, t, t_next, v).mean, x0 + expand(t_next - t, x0) * v)
 
 
 def test_eta_one_is_the_ddpm_posterior():
@@ -82,7 +81,7 @@ def test_eta_one_is_the_ddpm_posterior():
     t, t_next = torch.tensor([800]), torch.tensor([799])
     beta = 1 - alphas()[800] / alphas()[799]
     posterior = beta * (1 - alphas()[799]) / (1 - alphas()[800])
-    assert_close(ddim_sigma(path, t, t_next) ** 2, posterior[None])
+    assert_close(Sde(1.0).spread(path, t, t_next)[1] ** 2, posterior[None])
 
 
 def test_a_noisy_step_keeps_the_marginal():
@@ -94,14 +93,8 @@ def test_a_noisy_step_keeps_the_marginal():
     fresh = torch.randn(n, 1, dtype=torch.float64, generator=rng(1))
     x_t = path.add_noise(torch.zeros(n, 1, dtype=torch.float64), noise, t)
     for eta in (0.0, 0.5, 1.0):
-        x = ddim_step(path, x_t, t, t_next, noise, eta, fresh)
+        x = step(path, x_t, t, t_next, noise, Sde(eta)).draw(fresh)
         assert x.std().item() == pytest.approx(path.coefficients(t_next)[1][0].item(), rel=5e-3)
-
-
-def test_a_flow_refuses_eta():
-    x = torch.zeros(1, *SHAPE)
-    with pytest.raises(UserError, match="eta"):
-        ddim_step(Flow(), x, torch.ones(1), torch.zeros(1), x, eta=1.0, noise=x)
 
 
 @pytest.mark.parametrize("kind", paths())
@@ -135,7 +128,7 @@ def test_steps_agree_with_diffusers(spacing, prediction):
     grid = ours.grid(8)
     for t, t_next in itertools.pairwise(grid):
         output = torch.sin(x) * 0.5
-        x = ddim_step(ours, x, t.expand(2), t_next.expand(2), output)
+        x = step(ours, x, t.expand(2), t_next.expand(2), output).mean
         y = theirs.step(torch.sin(y) * 0.5, t, y).prev_sample
     assert_close(x, y, atol=1e-5, rtol=1e-4)
 

@@ -6,10 +6,10 @@ from torch.testing import assert_close
 from unit.toy import SHAPE, gradient, parts, paths, prompts, rng
 
 from mmalign.maths.paths import Flow
-from mmalign.maths.transitions import ddim_step
+from mmalign.maths.transitions import ODE, sde, step
 from mmalign.samplers import gradient as plans
-from mmalign.samplers import ode
 from mmalign.samplers.guidance import classifier_free
+from mmalign.samplers.walk import end, noisy_steps, times, walk
 
 STEPS, B = 6, 3
 
@@ -26,6 +26,12 @@ def chain(kind: str = "epsilon"):
     condition = model.condition([prompt.text for prompt in prompts(B)])
     denoise = classifier_free(model.predict, condition, model.unconditional(B), 2.0)
     return made, denoise, model.path, noise_of(0)(), model.path.grid(STEPS)
+
+
+def walked(denoise, path, x, grid, way=ODE, noise=None):
+    """All steps draw noise that can."""
+    noisy = noisy_steps(path, grid, way).expand(len(x), -1)
+    return end(walk(denoise, path, x, grid, noisy, way, noise and (lambda draws: noise())))
 
 
 def told(x, t, condition):
@@ -48,15 +54,17 @@ def test_without_guidance_the_conditional_answer_comes_back(unconditional, scale
 def test_a_flow_that_points_at_one_datum_ends_there():
     path, datum = Flow(), torch.full((B, *SHAPE), 0.7, dtype=torch.float64)
     x = noise_of(0)()
-    found = ode.ddim(lambda x, t: (x - datum) / t[:, None, None, None], path, x, path.grid(5))
+    found = walked(lambda x, t: (x - datum) / t[:, None, None, None], path, x, path.grid(5))
     assert_close(found, datum)
 
 
-@pytest.mark.parametrize(("eta", "asked"), [(0.0, 0), (0.5, STEPS)])
-def test_noise_is_drawn_only_when_the_sampler_is_noisy(eta, asked):
-    _, denoise, path, x, grid = chain()
+@pytest.mark.parametrize("kind", paths())
+@pytest.mark.parametrize(("eta", "asked"), [(0.0, 0), (0.5, STEPS - 1)])
+def test_noise_is_drawn_only_when_the_sampler_is_noisy(kind, eta, asked):
+    """And never for the step onto clean data."""
+    _, denoise, path, x, grid = chain(kind)
     draw, drawn = noise_of(1), []
-    ode.ddim(denoise, path, x, grid, eta, lambda: drawn.append(draw()) or drawn[-1])
+    walked(denoise, path, x, grid, sde(path, eta), lambda: drawn.append(draw()) or drawn[-1])
     assert len(drawn) == asked
 
 
@@ -66,27 +74,27 @@ def test_noise_is_drawn_only_when_the_sampler_is_noisy(eta, asked):
 )
 def test_a_plan_changes_no_value(kind, plan):
     _, denoise, path, x, grid = chain(kind)
-    eta = 0.0 if kind == "flow" else 0.6
-    plain = ode.ddim(denoise, path, x, grid, eta, noise_of(1))
-    assert_close(plans.ddim(denoise, path, x, grid, plan, eta, noise_of(1)), plain, rtol=0, atol=0)
+    way = sde(path, 0.6)
+    plain = walked(denoise, path, x, grid, way, noise_of(1))
+    assert_close(plans.ddim(denoise, path, x, grid, plan, way, noise_of(1)), plain, rtol=0, atol=0)
 
 
 def test_a_stop_gives_the_estimate_of_that_step():
     made, denoise, path, x, grid = chain()
-    walked = x
-    for (t, t_next), _ in zip(ode.times(grid, x), range(3), strict=False):
-        walked = ddim_step(path, walked, t, t_next, denoise(walked, t))
+    place = x
+    for (t, t_next), _ in zip(times(grid, x), range(3), strict=False):
+        place = step(path, place, t, t_next, denoise(place, t)).mean
     t = grid[3].expand(B)
-    expected = path.split(walked, t, denoise(walked, t))[0]
+    expected = path.split(place, t, denoise(place, t))[0]
     made.policy.network.inputs.clear()
-    assert_close(plans.ddim(denoise, path, x, grid, plans.one(3), 0.0, noise_of(1)), expected)
+    assert_close(plans.ddim(denoise, path, x, grid, plans.one(3), ODE, noise_of(1)), expected)
     assert len(made.policy.network.inputs) == 4
 
 
 def test_renoised_samples_are_fresh_and_know_only_their_own_step():
     """Each re-noising draws its own noise, and its gradient is that of one step from a fixed input."""
     made, denoise, path, x, grid = chain()
-    samples = plans.ddim(denoise, path, x, grid, plans.last(STEPS, 1, renoise=2), 0.0, noise_of(1))
+    samples = plans.ddim(denoise, path, x, grid, plans.last(STEPS, 1, renoise=2), ODE, noise_of(1))
     first, second = samples[B : 2 * B], samples[2 * B :]
     assert not first.allclose(second)
     found = gradient(made, second.square().sum())
@@ -94,7 +102,7 @@ def test_renoised_samples_are_fresh_and_know_only_their_own_step():
     _, noise = draw(), draw()
     t, t_next = grid[-2].expand(B), grid[-1].expand(B)
     x_t = path.add_noise(samples[:B].detach(), noise, t)
-    again = ddim_step(path, x_t, t, t_next, denoise(x_t, t))
+    again = step(path, x_t, t, t_next, denoise(x_t, t)).mean
     assert_close(second, again)
     assert_close(found, gradient(made, again.square().sum()))
 
@@ -102,9 +110,9 @@ def test_renoised_samples_are_fresh_and_know_only_their_own_step():
 def test_detached_inputs_still_pass_gradient_along_the_sampler():
     """One early trained step reaches the end although no later prediction carries gradient."""
     made, denoise, path, x, grid = chain("flow")
-    samples = plans.ddim(denoise, path, x, grid, plans.Plan(frozenset({1}), detach_input=True), 0.0, noise_of(1))
-    walked = ode.ddim(denoise, path, x, grid[:2]).detach()
-    output = denoise(walked, grid[1].expand(B)) * (grid[2] - grid[1])
+    samples = plans.ddim(denoise, path, x, grid, plans.Plan(frozenset({1}), detach_input=True), ODE, noise_of(1))
+    place = walked(denoise, path, x, grid[:2]).detach()
+    output = denoise(place, grid[1].expand(B)) * (grid[2] - grid[1])
     assert_close(gradient(made, samples.sum()), gradient(made, output.sum()))
 
 

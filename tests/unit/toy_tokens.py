@@ -35,6 +35,7 @@ class ToyTokens:
     """The adapter."""
 
     device = torch.device("cpu")
+    hidden_size = 5
 
     def __init__(self) -> None:
         self.network: nn.Module = Net()

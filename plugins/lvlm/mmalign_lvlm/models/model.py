@@ -92,6 +92,12 @@ class VisionLanguageModel:
         inputs = self._placed(encoded.inputs)
         return replace(encoded, inputs=inputs, ids=inputs["input_ids"], mask=encoded.mask.to(self.device))
 
+    @property
+    def hidden_size(self) -> int:
+        """How wide a hidden state is."""
+        size: int = self.base.config.get_text_config().hidden_size
+        return size
+
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states `[B, T, H]`."""
         hidden: Tensor = self.network(**inputs)

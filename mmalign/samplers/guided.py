@@ -1,0 +1,92 @@
+"""Sampling that a reward guides, without training anything.
+
+The reward's gradient is added to the score, after classifier-free guidance:
+
+    score' = score + w ∇_x r(x_t, t),    so    noise' = noise - w s_t ∇r,    x0' = x0 + w s_t² / a_t ∇r
+
+which at fixed x_t is one prediction again. On a flow path it is the v - w t / (1 - t) ∇r of Flow-NRG (Liu et al. 2025,
+arXiv:2501.13918). Pure noise (a_t = 0) is left alone, for there the step would be infinite.
+
+The samples then follow p(x0) exp(w r) where r(x_t, t) is the reward of what x_t becomes, log E exp(w r(x0)) / w; a reward of
+noisy latents has to be trained for that (`of_noisy`). One of clean data is asked about the network's estimate of x0
+(`of_clean`; universal guidance, Bansal et al. 2023, arXiv:2302.07121), which is near enough where w is small.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.maths.paths import Path
+from mmalign.records import Prompt, Samples, Scores, batched
+from mmalign.samplers.guidance import Denoise
+
+Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(x [B, ...], t [B])` -> the network's output there and the reward's gradient to `x`, both `[B, ...]`."""
+
+
+def guided(path: Path, slope: Slope, weight: float) -> Denoise:
+    """The network's output under guidance. weight: w, at which the reward counts against how likely a sample is."""
+
+    def shifted(x: Tensor, t: Tensor) -> Tensor:
+        output, gradient = slope(x, t)
+        a, s = path.coefficients_like(t, x)
+        push = torch.where(a > 0, weight * gradient, 0)
+        x0, noise = path.split(x, t, output)
+        return path.target(x0 + s**2 / a.clamp_min(1e-12) * push, noise - s * push, t)
+
+    return shifted
+
+
+def of_noisy(denoise: Denoise, reward: Callable[[Tensor, Tensor], Tensor]) -> Slope:
+    """reward: of noisy latents and their times, `[B]`. No gradient flows through the network."""
+
+    def slope(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            place = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(reward(place, t).sum(), place)
+        return denoise(x, t), gradient
+
+    return slope
+
+
+def of_clean(denoise: Denoise, path: Path, reward: Callable[[Tensor], Tensor]) -> Slope:
+    """reward: of clean latents, `[B]`. The gradient flows through the network."""
+
+    def slope(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            place = x.detach().requires_grad_()
+            output = denoise(place, t)
+            (gradient,) = torch.autograd.grad(reward(path.split(place, t, output)[0]).sum(), place)
+        return output.detach(), gradient
+
+    return slope
+
+
+def best_of(
+    n: int, policy: Any, reward: Callable[[Samples], Scores], prompts: Sequence[Prompt], seeds: Sequence[int]
+) -> Samples:
+    """Of `n` samples of each prompt the one that the reward likes best; one without a score only if none has any.
+
+    The first of them is drawn from the prompt's own seed, so that the best of 1 is what `policy.sample` gives.
+    """
+    kept: Samples = policy.sample(prompts, seeds)
+    best = _scores(reward, kept)
+    for i in range(1, n):
+        tried = policy.sample(prompts, [_another(seed, i) for seed in seeds])
+        scores = _scores(reward, tried)
+        better = (scores > best).tolist()
+        made = [new if wins else old for new, old, wins in zip(tried.made, kept.made, better, strict=True)]
+        chosen = [new if wins else old for new, old, wins in zip(tried.seeds, kept.seeds, better, strict=True)]
+        kept, best = Samples(prompts, batched(made), chosen), torch.maximum(scores, best)
+    return kept
+
+
+def _scores(reward: Callable[[Samples], Scores], samples: Samples) -> Tensor:
+    return reward(samples).values.detach().nan_to_num(nan=-torch.inf)
+
+
+def _another(seed: int, i: int) -> int:
+    """The seed of a prompt's further samples: far from those that others are likely to have."""
+    return (seed + i * 0x9E3779B97F4A7C15) % 2**63

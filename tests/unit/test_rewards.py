@@ -1,0 +1,112 @@
+"""Rewards of texts, and what a weighted sum makes of several: normalised, logged apart, unscored samples kept apart."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mmalign import UserError
+from mmalign.records import Prompt, Samples, Scores
+from mmalign.rewards.texts import Length, Regex
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
+
+NAN = float("nan")
+
+
+def texts(*said: str) -> Samples:
+    return Samples([Prompt("x")] * len(said), list(said))
+
+
+def fixed(name: str, *values: float | None, units: torch.Tensor | None = None) -> CheckedReward:
+    """A reward that says these values, the first to the sample "0" and so on."""
+
+    def score(samples: Samples) -> Scores | list[float | None]:
+        rows = [int(text) for text in samples.responses]
+        found = [values[row] for row in rows]
+        return found if units is None else Scores(torch.tensor(found), units=units[rows])
+
+    return CheckedReward(name, score)
+
+
+NUMBERED = texts("0", "1", "2", "3")
+
+
+# ---- texts
+
+
+def test_golden_numbers_of_the_soft_penalty():
+    reward = Length(most=100, slack=20, unit="characters")
+    lengths = (70, 80, 90, 100, 101)
+    assert reward(texts(*("x" * n for n in lengths))).tolist() == [0.0, 0.0, -0.5, -1.0, -1.0]
+    assert Length(most=2)(texts("a b", "a b c", "")).tolist() == [0.0, -1.0, 0.0]
+    with pytest.raises(UserError, match="slack"):
+        Length(most=2, slack=3)
+
+
+def test_a_form_is_found_or_is_all_there_is():
+    said = ("<a>1</a>", " <a>1</a>\n", "so: <a>1</a>", "A")
+    assert Regex("<a>.*</a>")(texts(*said)).tolist() == [1, 1, 1, 0]
+    assert Regex("<a>.*</a>", whole=True)(texts(*said)).tolist() == [1, 1, 0, 0]
+    assert Regex("(?i)a$")(texts("A")).tolist() == [1]
+    assert Regex("a")(texts()).shape == (0,)
+    with pytest.raises(UserError, match="no regular expression"):
+        Regex("(")
+
+
+def test_rewards_of_texts_refuse_pictures():
+    with pytest.raises(UserError, match="makes pictures"):
+        Regex("a")(Samples([Prompt("x")], torch.zeros(1, 3, 2, 2)))
+
+
+# ---- sums
+
+
+def test_a_list_with_holes_is_scores_and_a_hole_in_one_is_a_hole_in_the_sum():
+    reward = WeightedReward([fixed("one", 1.0, None, 3.0, 4.0), fixed("two", 1.0, 1.0, 1.0, math.inf)], [1.0, 1.0])
+    found = reward(NUMBERED).values
+    assert found.isfinite().tolist() == [True, False, True, False]
+    drained = reward.drain()
+    assert drained["reward/one"].item() == pytest.approx(8 / 3)
+    assert drained["reward/two"].item() == 1.0
+
+
+@pytest.mark.parametrize("how", ["group", "batch"])
+def test_normalised_rewards_count_alike_whatever_their_size(how):
+    small, large = (0.0, 1.0, 1.0, 0.0), (0.0, 0.0, 1000.0, 1000.0)
+    reward = WeightedReward([fixed("small", *small), fixed("large", *large)], [1.0, 1.0], [how, how])
+    found = reward(NUMBERED, group=4 if how == "group" else 2).values
+    half = 0.5 / (3**-0.5 + 1e-4)
+    assert_close(found, torch.tensor([-2 * half, 0.0, 2 * half, 0.0]), atol=1e-3, rtol=0)
+    drained = reward.drain()
+    assert drained["reward/large"].item() == 500.0
+    assert drained["shaped/large"].item() == pytest.approx(drained["shaped/small"].item(), rel=1e-3)
+
+
+def test_normalising_within_groups_forgets_which_prompt_is_easy():
+    reward = WeightedReward([fixed("one", 0.0, 1.0, 100.0, 101.0)], [2.0], ["group"])
+    found = reward(NUMBERED, group=2).values
+    assert_close(found[:2], found[2:])
+    holes = WeightedReward([fixed("one", 0.0, None, 1.0, 3.0)], [1.0], ["group"])(NUMBERED, group=2).values
+    assert holes[0] == 0
+    assert holes[1].isnan()
+    with pytest.raises(UserError, match="normalize"):
+        reward.measured(NUMBERED)
+
+
+def test_pieces_are_scored_as_the_whole_is():
+    units = torch.arange(8.0).view(4, 2)
+    dense, plain = fixed("dense", 1.0, 5.0, 9.0, 13.0, units=units), fixed("plain", 1.0, 2.0, 3.0, 4.0)
+    reward = WeightedReward([dense, plain], [0.5, 1.0])
+    whole, pieces = reward(NUMBERED), reward(NUMBERED, at_once=3)
+    assert pieces.values.equal(whole.values)
+    assert pieces.units is not None
+    assert pieces.units.equal(0.5 * units)
+    with pytest.raises(UserError, match=r"dense.*normalize"):
+        WeightedReward([dense], [1.0], ["batch"])(NUMBERED)
+
+
+def test_what_is_only_measured_is_not_logged():
+    reward = WeightedReward([fixed("one", 1.0, 2.0, 3.0, 4.0)], [1.0])
+    assert reward.measured(NUMBERED).values.tolist() == [1, 2, 3, 4]
+    assert reward.drain() == {}
