@@ -201,6 +201,8 @@ def _rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
     if options.samples_per_prompt < spec.samples_per_prompt:
         least = spec.samples_per_prompt
         yield "rollouts.samples_per_prompt", f"'{name}' compares the samples of a prompt: set {least} or more"
+    if options.epochs > 1 and not spec.reuses_samples:
+        yield "rollouts.epochs", f"'{name}' has no ratio that makes up for weights that moved: leave it at 1"
     if samples % config.trainer.batch_size:
         yield (
             "trainer.batch_size",

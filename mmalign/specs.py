@@ -71,6 +71,7 @@ class ObjectiveSpec(Spec):
     columns: what a row of data must hold, for example {"prompt", "chosen", "rejected"}.
     reward: what it asks of the run's rewards: "none", "any" or "differentiable".
     samples_per_prompt: how many samples of a prompt it must have to compare.
+    reuses_samples: whether it makes up for weights that moved since samples were drawn, so that they may train again.
     """
 
     kind: ClassVar[str] = "objective"
@@ -78,6 +79,7 @@ class ObjectiveSpec(Spec):
     columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)
     reward: Literal["none", "any", "differentiable"] = field(default="none", kw_only=True)
     samples_per_prompt: int = field(default=1, kw_only=True)
+    reuses_samples: bool = field(default=True, kw_only=True)
 
     @property
     def feed(self) -> Literal["rows", "rollouts"]:

@@ -62,11 +62,13 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
     for name, paper in _ON_GROUPS.items():
         yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
-    for name, paper in {"reinforce": "", "ddpo": "arXiv:2305.13301"}.items():
-        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", paper=paper)
-    likeliest, values = _ROLLOUTS | {"likeliest"}, _ROLLOUTS | {"values"}
-    yield ObjectiveSpec("remax", _home("remax"), needs=likeliest, reward="any", paper="arXiv:2310.10505")
-    yield ObjectiveSpec("ppo", _home("ppo"), needs=values, reward="any", paper="arXiv:1707.06347")
+    for name, needs, paper in (
+        ("ddpo", _ROLLOUTS, "arXiv:2305.13301"),
+        ("ppo", _ROLLOUTS | {"values"}, "arXiv:1707.06347"),
+    ):
+        yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", paper=paper)
+    for name, needs, paper in (("reinforce", _ROLLOUTS, ""), ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505")):
+        yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", reuses_samples=False, paper=paper)
 
 
 def _home(name: str) -> str:

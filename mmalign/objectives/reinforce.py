@@ -3,7 +3,7 @@
     L = -1/n Σ_u A log p_u,    A = (r' - mean) / deviation over the buffer,    r' = r - β Σ_u KL_u
 
 On a denoising model this is DDPO-SF (Black et al. 2023, arXiv:2305.13301). There is no ratio to make up for weights that have
-moved since the samples were drawn: leave `rollouts.epochs` at 1, and let a buffer be one update.
+moved since the samples were drawn, so `rollouts.epochs` is 1, and a buffer is best one update.
 """
 
 from pydantic import NonNegativeFloat

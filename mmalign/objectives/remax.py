@@ -3,7 +3,7 @@
     L = -1/n Σ_u G_u log p_u,    G_u = A - β Σ_{v >= u} KL_v,    A = clip(r(x) - r(x̂), ±5)
 
 x̂ is the policy's likeliest sample for the prompt, one more a prompt and buffer. n: units a sample of the buffer has on average.
-There is no ratio: leave `rollouts.epochs` at 1, and let a buffer be one update. `rollouts.samples_per_prompt` may be 1.
+There is no ratio, so `rollouts.epochs` is 1, and a buffer is best one update. `rollouts.samples_per_prompt` may be 1.
 """
 
 import torch

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from mmalign import UserError, plugins
 from mmalign.compose import choose, resolved
 from mmalign.config import load
+from mmalign.plan import stages
 
 CONFIG = """
 name: {name}
@@ -107,6 +108,7 @@ FAULTS = {
     "no even batches": ({}, ["trainer.batch_size=3"], "3 does not divide the 8 samples of a buffer"),
     "not on rollouts": ({"objective": "sft"}, [], "'sft' trains on rows, not on rollouts"),
     "nowhere to normalise": ({"objective": "sft"}, [], "has no buffer to normalise in"),
+    "no second pass": ({"objective": "reinforce"}, [], "'reinforce' has no ratio"),
     "nothing to divide by": ({"objective": "remax"}, ["rollouts.samples_per_prompt=1"], "a group of one sample"),
     "a negative weight": ({}, ["objective.beta=-0.1"], "must be at least 0"),
     "no length": ({"objective": "dr-grpo"}, [], "objective.length: missing"),
@@ -123,8 +125,10 @@ def test_what_does_not_fit_is_said(name: str, written) -> None:
 
 def test_buffers_have_their_defaults_where_the_objective_is_on_rollouts(written) -> None:
     document = load(written(), ["trainer.batch_size=8"])
-    plain = resolved(choose(document, plugins.load()))
+    chosen = choose(document, plugins.load())
+    plain = resolved(chosen)
     assert plain["rollouts"]["batch_size"] == 3
     assert plain["rollouts"]["history"] == 0
-    done = mmalign("plan", written())
-    assert "2 prompts x 4 samples" in done.stdout, done.stdout + done.stderr
+    found = {stage.name.strip(): stage for stage in stages(chosen)}
+    assert "2 prompts x 4 samples" in found["rollouts"].what
+    assert found["advantages"].where.startswith("mmalign/objectives/grpo.py")

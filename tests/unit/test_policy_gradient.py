@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 from unit.toy_runs import PROMPTS, made
@@ -71,6 +71,7 @@ def test_golden_numbers_of_clipping():
     assert clipped(log_ratios, -1.0)[2].item() == pytest.approx(1.8221188, abs=1e-7)
 
 
+@settings(deadline=None)
 @given(st.floats(-2, 2), st.sampled_from([-1.5, 1.0]))
 def test_the_gradient_is_nothing_where_a_step_would_better_what_is_clipped_and_nowhere_else(log_ratio, advantage):
     x = doubles(log_ratio).requires_grad_()
@@ -334,6 +335,31 @@ def test_the_reward_rises_within_a_few_dozen_steps(name, tmp_path: Path):
     assert len(rewards) == 30
     # The likeliest sample of the toy is far better than its others: remax learns, but from noise.
     assert sum(rewards[-5:]) / 5 > sum(rewards[:3]) / 3 + (0.2 if name == "remax" else 0.4)
+
+
+def test_what_units_earn_is_followed_unit_by_unit(tmp_path: Path):
+    """Every `g` costs where it is said, so that it is said less."""
+
+    def blames(samples: Samples) -> Scores:
+        units = torch.zeros(len(samples), max(1, *(len(text) for text in samples.responses)))
+        for row, text in zip(units, samples.responses, strict=True):
+            row[: len(text)] = torch.tensor([-float(letter == "g") for letter in text])
+        return Scores(units.sum(dim=1), units=units)
+
+    watch = Watch()
+    run = made(
+        tmp_path,
+        "ppo",
+        plugins=(watch,),
+        rewards=WeightedReward([CheckedReward("blames", blames)], [1.0]),
+        rollouts={"samples_per_prompt": 8, "batch_size": 16},
+        steps=30,
+        batch_size=32,
+        learning_rate=0.1,
+    )
+    loop.train(run)
+    rewards = watch.rewards()
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:3]) / 3 + 0.4
 
 
 def test_a_buffer_is_made_once_for_its_passes_and_is_told(tmp_path: Path):
