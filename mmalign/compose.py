@@ -203,6 +203,12 @@ def _rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
         yield "rollouts.samples_per_prompt", f"'{name}' compares the samples of a prompt: set {least} or more"
     if options.epochs > 1 and not spec.reuses_samples:
         yield "rollouts.epochs", f"'{name}' has no ratio that makes up for weights that moved: leave it at 1"
+    for key, value in (
+        ("rollouts.samples_per_prompt", options.samples_per_prompt),
+        ("trainer.batch_size", config.trainer.batch_size),
+    ):
+        if value % spec.neighbours:
+            yield key, f"'{name}' takes samples {spec.neighbours} at a time: {value} is no multiple of that"
     if samples % config.trainer.batch_size:
         yield (
             "trainer.batch_size",

@@ -122,6 +122,7 @@ class Rollouts:
                 f"objective: {run.config.objective.type} is on rollouts, so its Objective must have `advantages`"
             )
         self._advantages = run.parts.objective.advantages
+        self._neighbours = run.chosen.objective.offer.spec.neighbours
         self.rows = rows
         self.options = options
         self.batch_size = trainer.batch_size
@@ -148,7 +149,7 @@ class Rollouts:
             if self._passes == 0:
                 self._rollout, self._passes = self._made(), self.options.epochs
             self._passes -= 1
-            self._order = torch.randperm(len(self._buffer), generator=self._rng).tolist()
+            self._order = self._shuffled()
         now, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
         return {"rollout": self._buffer.picked(now), **{name: rows[now] for name, rows in self._worked_out.items()}}
 
@@ -179,6 +180,12 @@ class Rollouts:
         if (kept := state["rollout"]) is not None:
             samples = Samples(self._repeated(), kept["made"], kept["seeds"])
             self._rollout = Rollout(samples, LogProbs(kept["log_probs"], kept["mask"]), kept["units"])
+
+    def _shuffled(self) -> list[int]:
+        """The buffer's samples in a new order, in which neighbours stay neighbours."""
+        together = torch.arange(len(self._buffer)).reshape(-1, self._neighbours)
+        order: list[int] = together[torch.randperm(len(together), generator=self._rng)].flatten().tolist()
+        return order
 
     @property
     def _buffer(self) -> Rollout:

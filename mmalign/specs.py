@@ -72,6 +72,7 @@ class ObjectiveSpec(Spec):
     reward: what it asks of the run's rewards: "none", "any" or "differentiable".
     samples_per_prompt: how many samples of a prompt it must have to compare.
     reuses_samples: whether it makes up for weights that moved since samples were drawn, so that they may train again.
+    neighbours: how many samples of a prompt stand side by side in a batch of rollouts; 2 where it takes pairs.
     """
 
     kind: ClassVar[str] = "objective"
@@ -80,6 +81,7 @@ class ObjectiveSpec(Spec):
     reward: Literal["none", "any", "differentiable"] = field(default="none", kw_only=True)
     samples_per_prompt: int = field(default=1, kw_only=True)
     reuses_samples: bool = field(default=True, kw_only=True)
+    neighbours: int = field(default=1, kw_only=True)
 
     @property
     def feed(self) -> Literal["rows", "rollouts"]:

@@ -39,8 +39,6 @@ _ON_GROUPS = {
     "dapo": "arXiv:2503.14476",
     "gspo": "arXiv:2507.18071",
     "rloo": "arXiv:2402.14740",
-    "d3po": "arXiv:2311.13231",
-    "prdp": "arXiv:2402.08714",
 }
 """What compares the samples of a prompt that the model drew itself."""
 
@@ -62,6 +60,9 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
     for name, paper in _ON_GROUPS.items():
         yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
+    for name, paper in {"d3po": "arXiv:2311.13231", "prdp": "arXiv:2402.08714"}.items():
+        pairs = {"samples_per_prompt": 2, "neighbours": 2}
+        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", paper=paper, **pairs)
     for name, needs, paper in (
         ("ddpo", _ROLLOUTS, "arXiv:2305.13301"),
         ("ppo", _ROLLOUTS | {"values"}, "arXiv:1707.06347"),

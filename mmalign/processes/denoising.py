@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmalign.errors import UserError
 from mmalign.maths.paths import Path
-from mmalign.maths.transitions import Kind, Transition, sde, step
+from mmalign.maths.transitions import Kind, Sde, Transition, sde, step
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided
@@ -110,8 +110,13 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
         self.model = model
         self.sampling = sampling
-        self.sde = sde(model.path, sampling.eta, sampling.sde)
         self.gradient_checkpointing = gradient_checkpointing
+        sde(model.path, sampling.eta, sampling.sde)  # so that a way that is not for this model is told at once
+
+    @property
+    def sde(self) -> Sde:
+        """How its sampler draws noise. Raises UserError for a way that is not for this model."""
+        return sde(self.model.path, self.sampling.eta, self.sampling.sde)
 
     # ---- samples
 
