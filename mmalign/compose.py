@@ -153,7 +153,7 @@ def _misfits(
     if missing := spec.needs - process.offers:
         offers = ", ".join(sorted(process.offers))
         yield "objective", f"'{name}' needs {_list(missing)}; model '{model.offer.spec.name}' offers {offers}"
-    columns = {"prompt", "chosen", "rejected"} if config.collect else data.offer.spec.columns
+    columns = config.collect.columns if config.collect else data.offer.spec.columns
     if missing := spec.columns - columns:
         yield "data", f"'{name}' needs rows with {_list(missing)}; '{data.offer.spec.name}' has {_list(columns)}"
     if (spec.reward != "none" or config.collect) and not rewards:
