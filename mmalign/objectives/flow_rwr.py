@@ -3,10 +3,12 @@
     L = -exp(r) ℓ,    ℓ as in `sft`: on a velocity model -½ mean_D (v_θ(x_t) - v)²
 
 `rwr` whose weights are not normalised: a reward that is higher by 1 all over multiplies the loss by e, so standardise it.
+On prompts that name the class of their sample (`template`), with a reward a class, it is what C-RLFT does (Wang et al. 2023,
+arXiv:2309.11235).
 
 Where it differs:
 1. r is clamped to ±c, so that no sample outweighs all others.
-2. m is a mean over dimensions and has the ½ of `sft`; times are drawn as the model was trained.
+2. ℓ is a mean over dimensions and has the ½ of `sft`; times are drawn as the model was trained.
 3. The network may predict anything.
 """
 

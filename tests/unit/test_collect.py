@@ -1,12 +1,13 @@
 """Rows that a language model makes itself: the same collecting as for pictures, with prompts kept whole."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from unit.toy_tokens import policy
 
-from mmalign import UserError
+from mmalign import UserError, compose, config, plugins
 from mmalign.config import Collect
 from mmalign.data.collect import KEEPING, collect
 from mmalign.objectives import rwr, sft
@@ -92,6 +93,49 @@ def test_which_samples_are_kept(keep, scores, expected):
     for scale, shift in ((1, 0), (5, -3)):  # only the order of scores matters
         kept = KEEPING[keep].rows(torch.tensor(scores) * scale + shift, Collect(keep=keep))
         assert [columns["sample"] for columns, _ in kept] == expected
+
+
+PLUGIN = """
+from mmalign import ModelSpec, RewardSpec, hookimpl
+
+@hookimpl
+def mmalign_models():
+    yield ModelSpec("letters", lambda: None, process="tokens")
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("words", lambda: None)
+"""
+
+CONFIG = """
+name: own
+model: letters
+data: {{type: text-prompts, path: nowhere.jsonl}}
+rewards: [words]
+collect: {{keep: {keep}}}
+objective: {{type: {objective}}}
+trainer: {{steps: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "objective", "missing"),
+    [
+        ("pairs", "dpo", ""),
+        ("best", "sft", ""),
+        ("best", "superhf", ""),
+        ("all", "rwr", ""),
+        ("pairs", "rwr", "'sample', 'score'; 'collect' has 'chosen', 'prompt', 'rejected': see collect.keep"),
+        ("best", "dpo", "'chosen', 'rejected'; 'collect' has 'prompt', 'sample', 'score': see collect.keep"),
+    ],
+)
+def test_what_is_kept_must_be_what_the_objective_needs(keep, objective, missing, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(CONFIG.format(keep=keep, objective=objective), encoding="utf-8")
+    (tmp_path / "letters.py").write_text(PLUGIN, encoding="utf-8")
+    found = plugins.load([str(tmp_path / "letters.py")], installed=False)
+    with nullcontext() if not missing else pytest.raises(UserError, match=f"needs rows with {missing}"):
+        assert compose.choose(config.load(file), found).config.collect.keep == keep
 
 
 def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):

@@ -165,25 +165,6 @@ def test_an_iteration_of_spin_starts_at_log_2(process):
     assert_close(found, torch.full((3,), math.log(2), dtype=torch.float64))
 
 
-# ---- all of them
-
-
-@BOTH
-@pytest.mark.parametrize("name", ["sft", "rwr", "flow-rwr", "superhf", "spin"])
-def test_every_objective_on_samples_trains_both_processes(name, process):
-    """One small step down the gradient lowers the loss at the same draws."""
-    (parts, batch), objective = made(process), bound(name)
-    weights = list(parts.policy.network.adapter.parameters())
-    found = objective.loss(**objective.terms(parts, batch, rng()))
-    assert found.values.shape == (3,)
-    assert not any(metric.requires_grad for metric in found.metrics.values())
-    step = toy.gradient(parts, found.values.mean())
-    assert step.norm() > 0
-    moved = torch.nn.utils.parameters_to_vector(weights).detach() - 1e-4 * step / step.norm()
-    torch.nn.utils.vector_to_parameters(moved, weights)
-    assert objective.loss(**objective.terms(parts, batch, rng())).values.mean() < found.values.mean()
-
-
 def test_a_low_score_weighs_little():
     """Of two rows the gradient is nearly that of the better one alone."""
     policy = SimpleNamespace(encode=lambda *a: None, draw=lambda *a: None)

@@ -298,24 +298,5 @@ def test_equal_answers_cost_log_2_and_at_the_reference_all_do(name):
         assert_close(found.values, torch.full((2,), LOG2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", [*ON_UNITS, "orpo"])
-@pytest.mark.parametrize("process", ["tokens", "denoising"])
-def test_they_train_whatever_offers_what_they_need(name, process):
-    """One small step down the gradient lowers the loss at the same draws."""
-    made, batch = (tokens(), BATCH) if process == "tokens" else (toy.parts(), toy.pairs(3))
-    spec = plugins.load(installed=False).catalogue.find("objective", name).spec
-    if not spec.needs <= made.policy.offers:
-        assert process == "denoising"
-        return
-    objective = options.bind_objective(spec, ON_UNITS.get(name, {}))
-    loss = objective.loss(**objective.terms(made, batch, rng())).values.mean()
-    step = slope(made, loss)
-    assert step.norm() > 0
-    weights = list(made.policy.network.adapter.parameters())
-    moved = torch.nn.utils.parameters_to_vector(weights).detach() - 1e-4 * step / step.norm()
-    torch.nn.utils.vector_to_parameters(moved, weights)
-    assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < loss
-
-
 def test_pieces_are_of_256_tokens():
     assert token_divergence.__defaults__ == (log_probs.CHUNK,) == (256,)
