@@ -28,6 +28,7 @@ _ON_PAIRS = {
     "weighted-sum": "",
     "simpo": "arXiv:2405.14734",
     "cpo": "arXiv:2401.08417",
+    "ld-dpo": "arXiv:2409.06411",
     "diffusion-dpo": "arXiv:2311.12908",
     "flow-dpo": "arXiv:2501.13918",
 }

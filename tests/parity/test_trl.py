@@ -141,6 +141,12 @@ def test_losses_on_pairs_are_trls(loss_type):
     assert_close(found, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_ld_dpo_is_trls(alpha):
+    made = units()
+    assert_close(ours("ld-dpo", made, beta=0.1, alpha=alpha), theirs(made, "sigmoid", ld_alpha=alpha), **CLOSE)
+
+
 def test_no_loss_type_of_trl_is_forgotten():
     known = set(re.findall(r'loss_type == "(\w+)"', inspect.getsource(dpo_trainer.DPOTrainer._compute_loss)))
     assert known == set(SAME) | NOT_OURS | DIFFERENT

@@ -24,6 +24,7 @@ DEFAULTS = {
     "rpo": {"beta": 0.01, "eta": 0.005, **PAIRED},  # lvlm 5.5
     "simpo": {"beta": 2.0, "margin": 1.0, "dense": 1.0},  # lvlm 5.3, Llama-3 base
     "cpo": {"beta": 0.1, "alpha": 1.0, "dense": 1.0},  # lvlm 5.3
+    "ld-dpo": {"beta": 0.1, "label_smoothing": 0.0, "margin": 0.0, "alpha": 0.5},  # lvlm 5.3
     "orpo": {"weight": 0.1, "dense": 1.0},  # lvlm 5.3
     "kto": {"beta": 0.1, "desirable": 1.0, "undesirable": 1.0},  # lvlm 5.4
     "rlhf-v": {"beta": 0.5, "dense": 5.0, "units": "mean"},  # lvlm 3.4

@@ -14,7 +14,7 @@ from mmalign import UserError, options, plugins
 from mmalign.maths import log_probs
 from mmalign.maths.changes import changed
 from mmalign.maths.log_probs import token_divergence
-from mmalign.objectives import contrast, dpo, paired, rlhf_v, t_reg, tdpo, tis_dpo
+from mmalign.objectives import contrast, dpo, ld_dpo, paired, rlhf_v, t_reg, tdpo, tis_dpo
 from mmalign.parts import Parts
 from mmalign.records import LogProbs, Prompt
 
@@ -179,6 +179,31 @@ def test_only_tdpo_1_pulls_the_winner_by_its_divergence(version, winner):
     tdpo.loss(doubles(1.5), doubles(0.0), *kl, version=version).values.sum().backward()
     assert kl[1].grad > 0
     assert (kl[0].grad is not None and kl[0].grad.sign()) == (winner if winner else False)
+
+
+# ---- LD-DPO
+
+
+def test_golden_number_of_ld_dpo():
+    """Four tokens against two, in rows of four places."""
+    ratios = LogProbs(
+        doubles(0.1, 0.1, 0.1, 0.1, -0.1, -0.1, 9, 9).view(2, 4), doubles(1, 1, 1, 1, 1, 1, 0, 0).view(2, 4)
+    )
+    found = ld_dpo.shortened(ratios, 0.5).sum()
+    assert_close(found, doubles(0.3, -0.2))
+    assert dpo.loss(*found.chunk(2)).values.item() == pytest.approx(0.6684596480, abs=1e-9)
+    assert_close(ld_dpo.shortened(ratios, 1.0).sum(), ratios.sum())
+    assert_close(ld_dpo.shortened(ratios, 0.0).sum(), doubles(0.2, -0.2))
+
+
+def test_ld_dpo_weighs_either_side_that_is_longer():
+    made = tokens()
+    turned = {**BATCH, "chosen": BATCH["rejected"], "rejected": BATCH["chosen"]}
+    one, other = ld_dpo.terms(made, BATCH, rng()), ld_dpo.terms(made, turned, rng())
+    assert_close(one["chosen_logratios"], other["rejected_logratios"])
+    plain = paired.terms(made, BATCH, rng())
+    assert_close(one["chosen_logratios"], plain["chosen_logratios"])  # never the longer one here
+    assert not one["rejected_logratios"][1].isclose(plain["rejected_logratios"][1])
 
 
 # ---- TIS-DPO
