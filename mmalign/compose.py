@@ -170,9 +170,12 @@ def _misfits(
     if missing := spec.needs - process.offers:
         offers = ", ".join(sorted(process.offers))
         yield "objective", f"'{name}' needs {_list(missing)}; model '{model.offer.spec.name}' offers {offers}"
-    columns = {"prompt", "chosen", "rejected"} if config.collect else data.offer.spec.columns
+    who, columns = (
+        ("collect", config.collect.columns) if config.collect else (data.offer.spec.name, data.offer.spec.columns)
+    )
     if missing := spec.columns - columns:
-        yield "data", f"'{name}' needs rows with {_list(missing)}; '{data.offer.spec.name}' has {_list(columns)}"
+        hint = ": see collect.keep" if config.collect else ""
+        yield "data", f"'{name}' needs rows with {_list(missing)}; '{who}' has {_list(columns)}{hint}"
     if (spec.reward != "none" or config.collect) and not rewards:
         yield "objective", f"{'collect' if config.collect else repr(name)} needs a reward: add `rewards: [...]`"
     for choice in rewards if spec.reward == "differentiable" else ():

@@ -97,13 +97,21 @@ class JudgePart(NamedPart):
 
 
 class Collect(Section):
-    """Before training the model answers its prompts itself; `rewards` score the answers, and pairs are made of them."""
+    """Before training the model answers its prompts itself, `rewards` score the answers, and rows are made of them."""
 
     samples_per_prompt: int = Field(default=4, ge=2)
     """How many samples each prompt gets."""
+    keep: Literal["pairs", "best", "all"] = "pairs"
+    """What rows are: pairs; or the best sample of each prompt (RAFT, best-of-n); or all samples with their scores (RWR)."""
     pairing: Literal["best-worst", "ranked"] = "best-worst"
-    """Which samples of a prompt become pairs: the best with the worst; or also the second best with the second worst, and so
-    on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
+    """With `keep: pairs`, which samples of a prompt become pairs: the best with the worst; or also the second best with the
+    second worst, and so on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What a row of the collection holds."""
+        media = {"pairs": {"chosen", "rejected"}, "best": {"sample", "score"}, "all": {"sample", "score"}}
+        return frozenset({"prompt", *media[self.keep]})
 
 
 class Rollouts(Section):

@@ -30,7 +30,8 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
     yield Stage("model", _named(chosen.model), place(chosen.model.offer.spec.load()))
     yield Stage("process", f"{chosen.model.offer.spec.process}: {_options(chosen.sampling)}", place(chosen.process))
     if config.collect is not None:
-        what = f"{config.collect.samples_per_prompt} samples a prompt, scored, best against worst"
+        kept = {"pairs": "best against worst", "best": "the best one kept", "all": "all of them kept"}
+        what = f"{config.collect.samples_per_prompt} samples a prompt, scored, {kept[config.collect.keep]}"
         yield Stage("collect", what, place(collect.collect))
     if chosen.judges:
         yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*chosen.judges))

@@ -7,8 +7,9 @@ from mmalign.specs import DataSpec, ObjectiveSpec, RewardSpec
 
 _LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
+_SAMPLES = frozenset({"prompt", "sample"})
+_SCORED = frozenset({"prompt", "sample", "score"})
 _LIKELIHOOD = frozenset({"likelihood"})
-_EXACT = frozenset({"exact-likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
 _ROLLOUTS = frozenset({"rollouts"})
 
@@ -28,6 +29,7 @@ _ON_PAIRS = {
     "weighted-sum": "",
     "simpo": "arXiv:2405.14734",
     "cpo": "arXiv:2401.08417",
+    "ld-dpo": "arXiv:2409.06411",
     "diffusion-dpo": "arXiv:2311.12908",
     "flow-dpo": "arXiv:2501.13918",
 }
@@ -42,15 +44,35 @@ _ON_GROUPS = {
 }
 """What compares the samples of a prompt that the model drew itself."""
 
+_ON_UNITS = (
+    ("orpo", "exact-likelihood", "arXiv:2403.07691"),
+    ("rlhf-v", "changed-units", "arXiv:2312.00849"),
+    ("tdpo", "divergence", "arXiv:2404.11999"),
+    ("tis-dpo", "exact-likelihood", "arXiv:2410.04350"),
+    ("t-reg", "exact-likelihood", "arXiv:2412.02685"),
+)
+"""What trains on pairs and asks more of the model: name, capability, paper."""
+
+_ON_SAMPLES = (
+    ("sft", _SAMPLES, _LIKELIHOOD, ""),
+    ("superhf", _SAMPLES, _LIKELIHOOD | {"divergence"}, "arXiv:2310.16763"),
+    ("spin", _SAMPLES, _LIKELIHOOD, "arXiv:2401.01335"),
+    ("rwr", _SCORED, _LIKELIHOOD, "arXiv:2305.13301"),
+    ("flow-rwr", _SCORED, _LIKELIHOOD, "arXiv:2501.13918"),
+)
+"""What trains on single samples: name, columns, needs, paper."""
+
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
     """Preference, supervised, reward-gradient and policy-gradient objectives."""
     for name, paper in _ON_PAIRS.items():
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
-    yield ObjectiveSpec("orpo", _home("orpo"), needs=_LIKELIHOOD | _EXACT, columns=_PAIRS, paper="arXiv:2403.07691")
+    for name, capability, paper in _ON_UNITS:
+        yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD | {capability}, columns=_PAIRS, paper=paper)
     yield ObjectiveSpec("kto", _home("kto"), needs=_LIKELIHOOD, columns=_LABELLED, paper="arXiv:2402.01306")
-    yield ObjectiveSpec("sft", _home("sft"), needs=_LIKELIHOOD, columns=frozenset({"prompt", "sample"}))
+    for name, columns, needs, paper in _ON_SAMPLES:
+        yield ObjectiveSpec(name, _home(name), needs=needs, columns=columns, paper=paper)
     for name, paper in {
         "alignprop": "arXiv:2310.03739",
         "draft": "arXiv:2309.17400",
@@ -86,11 +108,19 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
     """Files of prompts, of pairs and of samples."""
-    yield DataSpec("prompts", "mmalign.data.sources:Prompts")
-    yield DataSpec("pairs", "mmalign.data.sources:Pairs", columns=_PAIRS)
-    yield DataSpec("samples", "mmalign.data.sources:SampleRows", columns=frozenset({"prompt", "sample"}))
-    yield DataSpec("text-prompts", "mmalign.data.texts:TextPrompts")
-    yield DataSpec("text-pairs", "mmalign.data.texts:TextPairs", columns=_PAIRS)
-    yield DataSpec("text-samples", "mmalign.data.texts:TextSamples", columns=frozenset({"prompt", "sample"}))
-    yield DataSpec("labelled", "mmalign.data.sources:LabelledRows", columns=_LABELLED)
-    yield DataSpec("unpaired", "mmalign.data.sources:Unpaired", columns=_LABELLED)
+    for name, home, columns in (
+        ("prompts", "sources:Prompts", frozenset({"prompt"})),
+        ("pairs", "sources:Pairs", _PAIRS),
+        ("samples", "sources:SampleRows", _SAMPLES),
+        ("labelled", "sources:LabelledRows", _LABELLED),
+        ("scored", "sources:ScoredRows", _SCORED),
+        ("unpaired", "conditions:unpaired", _LABELLED),
+        ("goal-pairs", "conditions:goal_pairs", _PAIRS),
+        ("text-prompts", "texts:TextPrompts", frozenset({"prompt"})),
+        ("text-pairs", "texts:TextPairs", _PAIRS),
+        ("text-samples", "texts:TextSamples", _SAMPLES),
+        ("text-scored", "texts:TextScored", _SCORED),
+        ("text-unpaired", "conditions:text_unpaired", _LABELLED),
+        ("text-goal-pairs", "conditions:text_goal_pairs", _PAIRS),
+    ):
+        yield DataSpec(name, f"mmalign.data.{home}", columns=columns)

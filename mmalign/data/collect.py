@@ -1,12 +1,13 @@
-"""Pairs that the model makes itself: sample every prompt several times, score, pair better with worse.
+"""Rows that the model makes itself: sample every prompt several times, score, and keep pairs, the best, or all.
 
-The pairs lie in `pairs/` of the run folder, pictures beside a `pairs.jsonl` that is written last; a finished collection is
-never made again.
+The rows lie in a folder of the run, samples beside a manifest that is written last; a finished collection is never made
+again.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mmalign.config import Collect
 from mmalign.console import track
-from mmalign.data.sources import Pairs
+from mmalign.data.sources import Pairs, ScoredRows
 from mmalign.errors import UserError
 from mmalign.parts import Row, Source
 from mmalign.records import Prompt, Samples
@@ -38,45 +39,107 @@ class OwnPairs(Pairs):
         return {**super().__getitem__(index), "prompt": asked["prompt"]}
 
 
-def collect(run: "Run", options: Collect) -> Pairs:
-    """The run's own pairs, made now unless they are there. Raises UserError when every prompt is tied."""
-    folder = run.folder / "pairs"
-    manifest = folder / "pairs.jsonl"
+class OwnSamples(ScoredRows):
+    """Collected samples with their scores, whose prompts are those of the run's data.
+
+    path: the manifest. data: the rows that were sampled.
+    """
+
+    def __init__(self, path: str, data: Source):
+        super().__init__(path)
+        self._data = data
+
+    def __getitem__(self, index: int) -> Row:
+        return {**super().__getitem__(index), "prompt": self._data[self._table[index]["row"]]["prompt"]}
+
+
+Kept = tuple[dict[str, int], dict[str, Any]]
+"""What a row is made of: the columns that hold samples, by their index, and the other columns."""
+
+
+def best_against_worst(scores: Tensor, options: Collect) -> list[Kept]:
+    """Pairs among samples of these scores `[N]`, with both scores."""
+    pairs = ranked(scores)[: 1 if options.pairing == "best-worst" else None]
+    return [({"chosen": a, "rejected": b}, {"scores": [float(scores[a]), float(scores[b])]}) for a, b in pairs]
+
+
+def best(scores: Tensor, options: Collect) -> list[Kept]:
+    """The sample of the highest score, the first one of several."""
+    return [({"sample": i}, {"score": float(scores[i])}) for i in _known(scores)[:1]]
+
+
+def everything(scores: Tensor, options: Collect) -> list[Kept]:
+    """Every sample that has a score, and the scores of all of them as its rivals."""
+    known = sorted(_known(scores))
+    rivals = [float(scores[i]) for i in known]
+    return [({"sample": i}, {"score": float(scores[i]), "rivals": rivals}) for i in known]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a collection is kept: the name of its folder, what reads its manifest, which rows a prompt's scores make."""
+
+    folder: str
+    source: Callable[[str, Source], Source]
+    rows: Callable[[Tensor, Collect], list[Kept]]
+
+
+KEEPING = {
+    "pairs": Keeping("pairs", OwnPairs, best_against_worst),
+    "best": Keeping("best", OwnSamples, best),
+    "all": Keeping("scored", OwnSamples, everything),
+}
+
+
+def collect(run: "Run", options: Collect) -> Source:
+    """The run's own rows, made now unless they are there. Raises UserError when nothing of any prompt can be kept."""
+    keeping = KEEPING[options.keep]
+    folder = run.folder / keeping.folder
+    manifest = folder / f"{keeping.folder}.jsonl"
     if run.is_main and not manifest.is_file():
         folder.mkdir(exist_ok=True)
         _write(manifest, _collected(run, options, folder))
     run.engine.wait()
-    return OwnPairs(str(manifest), run.parts.data)
+    return keeping.source(str(manifest), run.parts.data)
 
 
 def ranked(scores: Tensor) -> list[tuple[int, int]]:
     """Indices of winner and loser among `[N]` scores: the best with the worst, the second best with the second worst, and so
     on as long as the one is higher. A NaN counts as no score.
     """
-    order = scores.argsort(descending=True, stable=True)
-    known = order[~scores[order].isnan()].tolist()
+    known = _known(scores)
     return [(a, b) for a, b in zip(known, reversed(known), strict=True) if scores[a] > scores[b]]
+
+
+def _known(scores: Tensor) -> list[int]:
+    """Indices of the scores that are numbers, the highest first."""
+    order = scores.argsort(descending=True, stable=True)
+    known: list[int] = order[~scores[order].isnan()].tolist()
+    return known
 
 
 def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any]]:
     """The rows of the manifest; says how many prompts gave none."""
     prompts = [run.parts.data[i]["prompt"] for i in range(len(run.parts.data))]
     at_once = max(1, run.config.evaluation.batch_size // options.samples_per_prompt)
-    starts = track(range(0, len(prompts), at_once), "collecting pairs")
-    rows = [row for i in starts for row in _pairs_of(run, prompts[i : i + at_once], i, options, folder)]
+    starts = track(range(0, len(prompts), at_once), "collecting samples")
+    rows = [row for i in starts for row in _rows_of(run, prompts[i : i + at_once], i, options, folder)]
     if not rows:
         raise UserError(
-            "collect: all samples of every prompt tie, so there is no pair; take more samples or another reward"
+            "collect: all samples of every prompt tie or have no score, so there is nothing to learn; take more samples or "
+            "another reward"
         )
-    if tied := len(prompts) - len({Path(row["chosen"]).parent for row in rows}):
-        run.warn(f"collected {len(rows)} pairs; the samples of {tied} prompts all tied, so these prompts are left out")
+    if left_out := len(prompts) - len({row["row"] for row in rows}):
+        run.warn(
+            f"collected {len(rows)} rows; the samples of {left_out} prompts tie or have no score: these are left out"
+        )
     return rows
 
 
-def _pairs_of(
+def _rows_of(
     run: "Run", prompts: Sequence[Prompt], first: int, options: Collect, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """The pairs of some prompts, of which the first is the `first` of all."""
+    """The rows of some prompts, of which the first is the `first` of all."""
     count = options.samples_per_prompt
     repeated = [prompt for prompt in prompts for _ in range(count)]
     start = (run.config.trainer.seed * len(run.parts.data) + first) * count
@@ -84,24 +147,21 @@ def _pairs_of(
     scores = run.parts.reward(samples).values
     for i, prompt in enumerate(prompts):
         own = slice(i * count, (i + 1) * count)
-        if pairs := ranked(scores[own])[: 1 if options.pairing == "best-worst" else None]:
-            for row in _rows(run, samples[own], scores[own], pairs, prompt, folder / f"{first + i:05d}"):
-                yield {"row": first + i, **row}
+        if kept := KEEPING[options.keep].rows(scores[own], options):
+            paths = _written(run, samples[own], folder / f"{first + i:05d}")
+            for columns, others in kept:
+                media = {name: str(paths[index].relative_to(folder)) for name, index in columns.items()}
+                yield {"row": first + i, "prompt": prompt.text, **media, **others}
     run.parts.reward.drain()
 
 
-def _rows(
-    run: "Run", samples: Samples, scores: Tensor, pairs: Sequence[tuple[int, int]], prompt: Prompt, folder: Path
-) -> Iterator[dict[str, Any]]:
-    """Rows of the manifest for the samples of one prompt, which are written to `folder`."""
+def _written(run: "Run", samples: Samples, folder: Path) -> Sequence[Path]:
+    """The samples of one prompt as files in `folder`."""
     folder.mkdir(exist_ok=True)
-    paths = run.hook.mmalign_write_samples(samples=samples, folder=folder)
+    paths: Sequence[Path] | None = run.hook.mmalign_write_samples(samples=samples, folder=folder)
     if paths is None:
         raise UserError("collect: no installed plugin can write this model's samples")
-    for best, worst in pairs:
-        chosen, rejected = (str(paths[end].relative_to(folder.parent)) for end in (best, worst))
-        both = [float(scores[best]), float(scores[worst])]
-        yield {"prompt": prompt.text, "chosen": chosen, "rejected": rejected, "scores": both}
+    return paths
 
 
 def _write(manifest: Path, rows: Sequence[dict[str, Any]]) -> None:

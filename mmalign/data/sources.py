@@ -5,7 +5,9 @@ file that names them, or bytes. Rows are made when they are asked for, so pictur
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from mmalign.errors import UserError, nearest
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt
 
+PLAIN = "{prompt}"
+"""The template of a prompt that is asked as it is."""
+
 _LOADERS = {".csv": "csv", ".parquet": "parquet"}
 
 
@@ -21,10 +26,11 @@ class Prompts:
     """Prompts from a file.
 
     path: a .txt file with a prompt a line, or a .jsonl, .csv or .parquet file. column: which column holds the text.
+    template: what the model is asked; `{prompt}` is the text.
     """
 
-    def __init__(self, path: str, column: str = "prompt"):
-        self._prompts = [Prompt(text) for text in _texts(Path(path), column)]
+    def __init__(self, path: str, column: str = "prompt", template: str = PLAIN):
+        self._prompts = [conditioned(Prompt(text), template, {}) for text in _texts(Path(path), column)]
         if not self._prompts:
             raise UserError(f"{path} holds no prompts: write one a line")
 
@@ -40,14 +46,26 @@ class SampleRows:
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. column, sample: the columns with the prompt
     and with the medium. split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
-    def __init__(self, path: str, column: str = "prompt", sample: str = "sample", split: str = "train"):
+    def __init__(
+        self,
+        path: str,
+        column: str = "prompt",
+        sample: str = "sample",
+        split: str = "train",
+        template: str = PLAIN,
+    ):
         self._table = table(path, split)
         self._folder = Path(path).parent
-        self._column, self._sample = column, sample
-        known = list(self._table[0]) if len(self._table) else [column, sample]
-        if missing := {column, sample} - set(known):
+        self._column, self._sample, self._template = column, sample, template
+        self._require(path, column, sample)
+
+    def _require(self, path: str, *columns: str) -> None:
+        """Raise UserError when the file has rows but not these columns."""
+        known = list(self._table[0]) if len(self._table) else columns
+        if missing := set(columns) - set(known):
             raise UserError(f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(known)}")
 
     def __len__(self) -> int:
@@ -55,7 +73,8 @@ class SampleRows:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
-        return {"prompt": Prompt(row[self._column]), "sample": medium(row[self._sample], self._folder)}
+        prompt = conditioned(Prompt(row[self._column]), self._template, row)
+        return {"prompt": prompt, "sample": medium(row[self._sample], self._folder)}
 
 
 class Pairs:
@@ -87,7 +106,7 @@ class Pairs:
             "prompt": Prompt(pair["prompt"]),
             "chosen": medium(pair["chosen"], self._folder),
             "rejected": medium(pair["rejected"], self._folder),
-            **_strength(pair),
+            **rated(pair),
         }
 
     def _decided(self, path: str) -> Iterator[int]:
@@ -110,33 +129,59 @@ class LabelledRows(SampleRows):
         self, path: str, column: str = "prompt", sample: str = "sample", label: str = "label", split: str = "train"
     ):
         super().__init__(path, column, sample, split)
-        if len(self._table) and label not in self._table[0]:
-            raise UserError(f"{path}: no column {label}; it has {', '.join(self._table[0])}")
+        self._require(path, label)
         self._label = label
 
     def __getitem__(self, index: int) -> Row:
         return {**super().__getitem__(index), "label": self._table[index][self._label]}
 
 
-class Unpaired(Pairs):
-    """Preference pairs taken apart, for objectives without pairs: each chosen one is good, each rejected one is bad.
+class ScoredRows(SampleRows):
+    """Prompts with a picture (or video) and how good it is, for objectives that weigh rows.
 
-    path, preset, split: as for pairs.
+    path, column, sample, split, template: as for samples. score: the column with a number. Rows with `rivals`, the scores
+    of all samples of the same prompt, keep them.
     """
 
-    def __len__(self) -> int:
-        return 2 * super().__len__()
+    def __init__(
+        self,
+        path: str,
+        column: str = "prompt",
+        sample: str = "sample",
+        score: str = "score",
+        split: str = "train",
+        template: str = PLAIN,
+    ):
+        super().__init__(path, column, sample, split, template)
+        self._require(path, score)
+        self._score = score
 
     def __getitem__(self, index: int) -> Row:
-        pair = super().__getitem__(index // 2)
-        good = index % 2 == 0
-        return {"prompt": pair["prompt"], "sample": pair["chosen" if good else "rejected"], "label": good}
+        return {**super().__getitem__(index), **scored(self._table[index], self._score)}
 
 
-def _strength(pair: Mapping[str, Any]) -> dict[str, float]:
-    """By how much the chosen one is better, where the row tells."""
+def scored(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """A row's score, and its rivals' where it tells."""
+    rivals = {"rivals": row["rivals"]} if "rivals" in row else {}
+    return {"score": float(row[column]), **rivals}
+
+
+def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt:
+    """The prompt with the text that `template` makes of it and of a row's columns. Raises UserError for an unknown one."""
+
+    def cell(match: re.Match[str]) -> str:
+        name = match[1]
+        if name != "prompt" and name not in row:
+            raise UserError(f"template: the row has no column '{name}'{nearest(name, row)}")
+        return prompt.text if name == "prompt" else str(row[name])
+
+    return replace(prompt, text=re.sub(r"\{(\w+)\}", cell, template))
+
+
+def rated(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """How good both sides are and by how much the chosen one is better, where the row tells."""
     if (scores := pair.get("scores")) is not None:
-        return {"strength": float(scores[0] - scores[1])}
+        return {"strength": float(scores[0] - scores[1]), "scores": scores}
     return {"strength": float(pair["strength"])} if "strength" in pair else {}
 
 

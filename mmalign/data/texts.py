@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.sources import medium, table
+from mmalign.data.sources import PLAIN, conditioned, medium, rated, scored, table
 from mmalign.errors import UserError
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
@@ -25,13 +25,15 @@ class _Texts:
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
     split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
     layouts: Sequence[frozenset[str]] = (frozenset({"prompt"}),)
     """Sets of columns, of which a file must have one."""
 
-    def __init__(self, path: str, split: str = "train"):
+    def __init__(self, path: str, split: str = "train", template: str = PLAIN):
         self._path = path
+        self._template = template
         self._table = table(path, split)
         known = set(self._table[0]) if len(self._table) else set()
         if known and not any(layout <= known for layout in self.layouts):
@@ -43,7 +45,9 @@ class _Texts:
 
     def __getitem__(self, index: int) -> Row:
         try:
-            return self._read(self._table[index])
+            row = self._table[index]
+            read = self._read(row)
+            return {**read, "prompt": conditioned(read["prompt"], self._template, row)}
         except UserError as error:
             raise UserError(f"{self._path}: row {index + 1}: {error}") from None
 
@@ -67,6 +71,7 @@ class TextPrompts(_Texts):
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
     split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
 
@@ -75,6 +80,7 @@ class TextPairs(_Texts):
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
     split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
     layouts = (frozenset({"chosen", "rejected"}),)
@@ -85,7 +91,12 @@ class TextPairs(_Texts):
         if asked is None:
             shared = _shared(chosen, rejected)
             asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        return {"prompt": self._prompt(asked, row), "chosen": _answer(chosen), "rejected": _answer(rejected)}
+        return {
+            "prompt": self._prompt(asked, row),
+            "chosen": _answer(chosen),
+            "rejected": _answer(rejected),
+            **rated(row),
+        }
 
 
 class TextSamples(_Texts):
@@ -93,6 +104,7 @@ class TextSamples(_Texts):
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
     split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
     layouts = (frozenset({"prompt", "completion"}), frozenset({"messages"}))
@@ -103,6 +115,20 @@ class TextSamples(_Texts):
         else:
             asked, said = row["prompt"], row["completion"]
         return {"prompt": self._prompt(asked, row), "sample": _answer(_messages(said, "assistant"))}
+
+
+class TextScored(TextSamples):
+    """Demonstrations with a score, for objectives that weigh rows: columns prompt, completion, score and images; and rivals.
+
+    path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    split: which split, for a data set on the hub.
+    template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
+    """
+
+    layouts = (frozenset({"prompt", "completion", "score"}), frozenset({"messages", "score"}))
+
+    def _read(self, row: Message) -> Row:
+        return {**super()._read(row), **scored(row, "score")}
 
 
 def _messages(cell: Any, role: str) -> list[Message]:

@@ -5,7 +5,13 @@
 over the units u of a sample: the tokens of a response (the usual loss of a language model), or one draw of a time.
 On a denoising model log p is the surrogate -½ mean_D (output_θ(x_t) - target)² at a random (t, noise), so that L is
 half of the usual denoising error.
+
+On the best of the model's own samples (`collect: {keep: best}`) this is RAFT (Dong et al. 2023, arXiv:2304.06767), or
+best-of-n distillation. On prompts that say how good the answer is (`template` of the data, or `unpaired` with `good` and
+`bad`) it is conditional training, such as chain of hindsight (Liu et al. 2023, arXiv:2302.02676).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +28,13 @@ def loss(log_probs: Tensor) -> Loss:
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
     """One sample a prompt, one draw a sample."""
-    encoded = parts.policy.encode(batch["prompt"], batch["sample"], rng)
-    draw = parts.policy.draw(encoded, rng)
-    return {"log_probs": parts.policy.log_likelihood(encoded, draw).mean()}
+    return {"log_probs": parts.policy.log_likelihood(*drawn(parts, batch, rng)).mean()}
+
+
+def drawn(parts: Parts, batch: Batch, rng: torch.Generator) -> tuple[Any, Any]:
+    """The rows as the policy sees them, and one draw of each."""
+    rows = parts.policy.encode(batch["prompt"], batch["sample"], rng)
+    return rows, parts.policy.draw(rows, rng)
 
 
 objective = Objective(loss, terms)

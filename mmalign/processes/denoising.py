@@ -104,7 +104,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         to keep less of them until then.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "differentiable", "rollouts", "guided"})
+    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "divergence", "differentiable", "rollouts", "guided"})
     Sampling = _Sampling
 
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
@@ -234,6 +234,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         with torch.no_grad(), self.reference():
             reference = self._predict(encoded, draw)
         return _mean_square(self._predict(encoded, draw) - reference)
+
+    def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
+        """KL(reference ‖ policy) of the surrogates at a draw `[B, 1]`: Gaussians of one width, whose KL is half the drift."""
+        values = self.drift(encoded, draw)[:, None] / 2
+        return LogProbs(values, torch.ones_like(values))
 
     # ---- inside
 

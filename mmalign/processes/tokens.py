@@ -12,9 +12,11 @@ from typing import Annotated, Any, ClassVar, Protocol
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.errors import UserError
-from mmalign.maths.log_probs import token_log_probs
+from mmalign.maths import changes
+from mmalign.maths.log_probs import token_divergence, token_log_probs
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples
 from mmalign.samplers.tokens import choose
@@ -105,7 +107,9 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         made piece by piece and again.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "rollouts", "likeliest", "values"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"likelihood", "exact-likelihood", "divergence", "changed-units", "rollouts", "likeliest", "values"}
+    )
     Sampling = _Sampling
 
     def __init__(self, model: TokensModel, sampling: _Sampling, gradient_checkpointing: bool = False):
@@ -191,6 +195,23 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         """The log-probabilities of the response tokens `[B, U]`, the first of each response at unit 0."""
         return self._log_probs(encoded)
 
+    def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
+        """KL(reference ‖ policy) over all that each response token could have been `[B, U]`, exact."""
+        counts = _counts(encoded)
+        with torch.no_grad(), self.reference():
+            reference = self.model.hidden(encoded.inputs)[:, :-1]
+        hidden = self.model.hidden(encoded.inputs)[:, :-1]
+        found = token_divergence(hidden[counts], reference[counts], self.model.head, self._reference_head)
+        return _left_aligned(found, counts)
+
+    def changed(self, encoded: Encoded) -> Tensor:
+        """1 at response tokens in which the sides of a pair differ `[2B, U]` (`maths.changes`); winners, then losers."""
+        said = [ids[mask.bool()].tolist() for ids, mask in zip(encoded.ids, encoded.mask, strict=True)]
+        pairs = zip(said[: len(said) // 2], said[len(said) // 2 :], strict=True)
+        winners, losers = zip(*(changes.changed(*pair) for pair in pairs), strict=True)
+        flags = [torch.tensor(flags, dtype=torch.float32) for flags in (*winners, *losers)]
+        return pad_sequence(flags, batch_first=True).to(encoded.ids.device)
+
     # ---- inside
 
     @property
@@ -217,12 +238,26 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         return self._log_probs_of(self.model.hidden(encoded.inputs), encoded, temperature, width)
 
     def _log_probs_of(self, hidden: Tensor, encoded: Encoded, temperature: float, width: int | None) -> LogProbs:
-        counts = encoded.mask[:, 1:].bool()  # what position t says stands at t + 1
+        counts = _counts(encoded)
         found = token_log_probs(hidden[:, :-1][counts], encoded.ids[:, 1:][counts], self.model.head, temperature)
-        lengths = counts.sum(dim=1)
-        places = torch.arange(int(lengths.max()) if width is None else width, device=lengths.device)
-        mask = places < lengths[:, None]
-        return LogProbs(found.new_zeros(mask.shape).masked_scatter(mask, found), mask.to(found))
+        return _left_aligned(found, counts, width)
+
+    def _reference_head(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad(), self.reference():
+            return self.model.head(hidden)
+
+
+def _counts(encoded: Encoded) -> Tensor:
+    """`[B, T - 1]`: whether what position t says, which stands at t + 1, is a response token."""
+    return encoded.mask[:, 1:].bool()
+
+
+def _left_aligned(found: Tensor, counts: Tensor, width: int | None = None) -> LogProbs:
+    """Values `[N]` of the tokens that count, each row's from unit 0 on: `[B, U]`, U being `width` or the longest row."""
+    lengths = counts.sum(dim=1)
+    places = torch.arange(int(lengths.max()) if width is None else width, device=lengths.device)
+    mask = places < lengths[:, None]
+    return LogProbs(found.new_zeros(mask.shape).masked_scatter(mask, found), mask.to(found))
 
 
 def text_of(media: Media) -> str:

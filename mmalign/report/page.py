@@ -142,7 +142,9 @@ def _comparison(name: str, role: str, label: str, reward: Mapping[str, Any]) -> 
     ties = 100 * (reward.get("ties") or 0.0)
     n = str(reward["n"]) + (f" ({reward['unscored']} unscored)" if "unscored" in reward else "")
     change = direction(number(difference["mean"]), number(difference["se"]))
-    return Comparison(name, role, label, shown("before"), shown("after"), shown("difference", True), change, wins, ties, n)
+    return Comparison(
+        name, role, label, shown("before"), shown("after"), shown("difference", True), change, wins, ties, n
+    )
 
 
 def _roles(records: Sequence[Record]) -> dict[str, str]:

@@ -78,3 +78,25 @@ def test_a_run(objective: str, llava: Path, picture_files: list[Path], tmp_path:
     shown = [json.loads(line) for line in (run / "samples" / "step-000003" / "samples.jsonl").read_text().splitlines()]
     assert (run / "samples" / "step-000003" / shown[0]["sample"]).is_file()
     PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(llava), run / "model")
+
+
+def test_a_run_on_its_own_best_samples(llava: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    """SuperHF: answers are sampled, scored, and the best of each prompt is learned from, near the reference."""
+    shown = [os.path.relpath(path, tmp_path) for path in picture_files]
+    rows = [{"prompt": asked, "images": [shown[i % 2]]} for i, (asked, *_) in enumerate(ROWS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.py").write_text(REWARD)
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path, llava=llava, data="text-prompts", objective="superhf"))
+
+    mmalign("train", config, "collect={samples_per_prompt: 3, keep: best}", "rewards=[words]")
+    run = tmp_path / "runs" / "small"
+    kept = [json.loads(line) for line in (run / "best" / "best.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in kept] == [0, 1, 2, 3]
+    for row in kept:
+        said = [path.read_text() for path in sorted((run / "best" / f"{row['row']:05d}").glob("*.txt"))]
+        assert row["score"] == max(len(text.split()) for text in said)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert metrics[-1]["kl"] > 1e-4
+    assert metrics[-1]["loss"] < metrics[0]["loss"]

@@ -104,6 +104,36 @@ def test_dpo_at_the_reference_is_log_two(llava: Path, prompts: list[Prompt]) -> 
     assert all("language_model" in name and "lora" in name for name in touched)
 
 
+@pytest.mark.parametrize("adapter", [Lora(rank=4), None], ids=["lora", "full"])
+def test_the_divergence_is_that_of_both_models_own_logits(
+    adapter: Lora | None, llava: Path, prompts: list[Prompt]
+) -> None:
+    made = build(llava, adapter=adapter)
+    policy = policy_of(made, gradient_checkpointing=True)
+    encoded = policy.encode(prompts, ANSWERS, RNG)
+    draw = policy.draw(encoded, RNG)
+    assert policy.divergence(encoded, draw).values.abs().max() < 1e-5
+    perturbed(made)
+    with torch.no_grad():
+        log_p = made.base(**encoded.inputs).logits.log_softmax(-1)
+        with policy.reference():
+            log_r = made.base(**encoded.inputs).logits.log_softmax(-1)
+    whole = (log_r.exp() * (log_r - log_p)).sum(-1)[:, :-1] * encoded.mask[:, 1:]
+    found = policy.divergence(encoded, draw).sum()
+    assert_close(found, whole.sum(1), atol=1e-4, rtol=1e-4)
+    found.sum().backward()
+    assert all(weight.grad is not None for weight in made.weights.trainable().values())
+
+
+def test_the_changed_tokens_of_a_pair_are_words_of_the_answers(
+    model: VisionLanguageModel, prompts: list[Prompt]
+) -> None:
+    policy = policy_of(model)
+    said = ["two blue square and a green circle", "two blue square is a green circle"]
+    encoded = policy.encode([prompts[2]] * 2, said, RNG)
+    assert policy.changed(encoded).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0]] * 2
+
+
 def test_checkpointing_changes_no_gradient(llava: Path, prompts: list[Prompt]) -> None:
     made = perturbed(build(llava))
     found = []

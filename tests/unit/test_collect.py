@@ -1,14 +1,21 @@
-"""Pairs that a language model makes itself: the same collecting as for pictures, with prompts kept whole."""
+"""Rows that a language model makes itself: the same collecting as for pictures, with prompts kept whole."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import pytest
 import torch
 from unit.toy_tokens import policy
 
+from mmalign import UserError, compose, config, plugins
 from mmalign.config import Collect
-from mmalign.data.collect import collect
+from mmalign.data.collect import KEEPING, collect
+from mmalign.objectives import rwr, sft
+from mmalign.parts import Parts
 from mmalign.records import Prompt
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+
+PROMPTS = [Prompt("ab", {"id": 7}, images=("a.png",)), Prompt("c", {"id": 8})]
 
 
 def worth_of(text):
@@ -22,26 +29,116 @@ def write(samples, folder):
     return paths
 
 
-def test_a_collected_pair_keeps_the_whole_prompt_and_is_not_made_twice(tmp_path):
-    prompts = [Prompt("ab", {"id": 7}, images=("a.png",)), Prompt("c", {"id": 8})]
-    worth = CheckedReward("worth", lambda samples: torch.tensor([worth_of(text) for text in samples.responses]))
-    made = policy()
-    run = SimpleNamespace(
-        folder=tmp_path,
+def run_in(folder, worth=worth_of):
+    """What collecting sees of a run."""
+    reward = CheckedReward("worth", lambda samples: torch.tensor([worth(text) for text in samples.responses]))
+    return SimpleNamespace(
+        folder=folder,
         is_main=True,
         parts=SimpleNamespace(
-            policy=made, data=[{"prompt": prompt} for prompt in prompts], reward=WeightedReward([worth], [1.0])
+            policy=policy(), data=[{"prompt": prompt} for prompt in PROMPTS], reward=WeightedReward([reward], [1.0])
         ),
         hook=SimpleNamespace(mmalign_write_samples=write),
         engine=SimpleNamespace(wait=lambda: None),
         config=SimpleNamespace(evaluation=SimpleNamespace(batch_size=8), trainer=SimpleNamespace(seed=0)),
         warn=print,
     )
-    options = Collect(samples_per_prompt=6)
-    pairs = collect(run, options)
-    assert [pairs[i]["prompt"] for i in range(len(pairs))] == prompts
+
+
+def test_a_collected_pair_keeps_the_whole_prompt_and_is_not_made_twice(tmp_path):
+    run, options = run_in(tmp_path), Collect(samples_per_prompt=6)
+    made, pairs = run.parts.policy, collect(run, options)
+    assert [pairs[i]["prompt"] for i in range(len(pairs))] == PROMPTS
     assert all(worth_of(pairs[i]["chosen"].read_text()) > worth_of(pairs[i]["rejected"].read_text()) for i in range(2))
     encoded = made.encode([pairs[0]["prompt"]], [pairs[0]["chosen"]], torch.Generator())
     assert encoded.mask.sum() == len(pairs[0]["chosen"].read_text()) + 1
     run.parts.policy = None
     assert collect(run, options)[1] == pairs[1]
+
+
+def test_the_best_of_n_is_the_chosen_one_of_the_pairs(tmp_path):
+    """RAFT: the same samples, of which only the best is learned from."""
+    (tmp_path / "a").mkdir()
+    pairs = collect(run_in(tmp_path / "a"), Collect(samples_per_prompt=6))
+    run = run_in(tmp_path)
+    rows = collect(run, Collect(samples_per_prompt=6, keep="best"))
+    assert [rows[i]["sample"].read_text() for i in range(2)] == [pairs[i]["chosen"].read_text() for i in range(2)]
+    assert [rows[i]["score"] for i in range(2)] == [worth_of(rows[i]["sample"].read_text()) for i in range(2)]
+    assert [rows[i]["prompt"] for i in range(len(rows))] == PROMPTS
+    batch = {name: [rows[i][name] for i in range(2)] for name in ("prompt", "sample")}
+    assert sft.loss(**sft.terms(Parts(run.parts.policy, None, []), batch, torch.Generator())).values.shape == (2,)
+
+
+def test_all_samples_keep_their_scores_and_know_their_rivals(tmp_path):
+    run = run_in(tmp_path)
+    rows = collect(run, Collect(samples_per_prompt=3, keep="all"))
+    assert [rows[i]["prompt"] for i in range(len(rows))] == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
+    assert rows[1]["rivals"] == [rows[i]["score"] for i in range(3)]
+    batch = {name: [rows[i][name] for i in (1, 4)] for name in rows[0]}
+    terms = rwr.terms(Parts(run.parts.policy, None, []), batch, torch.Generator())
+    assert terms["rivals"].tolist() == [rows[1]["rivals"], rows[4]["rivals"]]
+
+
+@pytest.mark.parametrize(
+    ("keep", "scores", "expected"),
+    [
+        ("best", [1.0, 3.0, 3.0], [1]),
+        ("best", [2.0, 2.0, 2.0], [0]),
+        ("best", [float("nan"), 1.0, 0.0], [1]),
+        ("best", [float("nan")] * 3, []),
+        ("all", [1.0, float("nan"), 3.0], [0, 2]),
+    ],
+)
+def test_which_samples_are_kept(keep, scores, expected):
+    for scale, shift in ((1, 0), (5, -3)):  # only the order of scores matters
+        kept = KEEPING[keep].rows(torch.tensor(scores) * scale + shift, Collect(keep=keep))
+        assert [columns["sample"] for columns, _ in kept] == expected
+
+
+PLUGIN = """
+from mmalign import ModelSpec, RewardSpec, hookimpl
+
+@hookimpl
+def mmalign_models():
+    yield ModelSpec("letters", lambda: None, process="tokens")
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("words", lambda: None)
+"""
+
+CONFIG = """
+name: own
+model: letters
+data: {{type: text-prompts, path: nowhere.jsonl}}
+rewards: [words]
+collect: {{keep: {keep}}}
+objective: {{type: {objective}}}
+trainer: {{steps: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "objective", "missing"),
+    [
+        ("pairs", "dpo", ""),
+        ("best", "sft", ""),
+        ("best", "superhf", ""),
+        ("all", "rwr", ""),
+        ("pairs", "rwr", "'sample', 'score'; 'collect' has 'chosen', 'prompt', 'rejected': see collect.keep"),
+        ("best", "dpo", "'chosen', 'rejected'; 'collect' has 'prompt', 'sample', 'score': see collect.keep"),
+    ],
+)
+def test_what_is_kept_must_be_what_the_objective_needs(keep, objective, missing, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(CONFIG.format(keep=keep, objective=objective), encoding="utf-8")
+    (tmp_path / "letters.py").write_text(PLUGIN, encoding="utf-8")
+    found = plugins.load([str(tmp_path / "letters.py")], installed=False)
+    with nullcontext() if not missing else pytest.raises(UserError, match=f"needs rows with {missing}"):
+        assert compose.choose(config.load(file), found).config.collect.keep == keep
+
+
+def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):
+    with pytest.raises(UserError, match="tie or have no score"):
+        collect(run_in(tmp_path, lambda text: float("nan")), Collect(keep="best"))
+    assert Collect(keep="best").columns == {"prompt", "sample", "score"}

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mmalign import UserError
-from mmalign.data.sources import LabelledRows, Pairs, Unpaired
+from mmalign.data.conditions import unpaired
+from mmalign.data.sources import LabelledRows, Pairs
 
 
 def write(folder, *rows):
@@ -26,7 +27,7 @@ def test_labelled_rows_hold_prompt_sample_and_label(tmp_path):
 
 
 def test_a_pair_taken_apart_is_a_good_and_a_bad_row(tmp_path):
-    rows = Unpaired(write(tmp_path, PAIR, {**PAIR, "prompt": "a dog"}))
+    rows = unpaired(write(tmp_path, PAIR, {**PAIR, "prompt": "a dog"}))
     seen = [(rows[i]["prompt"].text, rows[i]["sample"].name, rows[i]["label"]) for i in range(len(rows))]
     assert seen == [(text, name, name == "1.png") for text in ("a cat", "a dog") for name in ("1.png", "2.png")]
 

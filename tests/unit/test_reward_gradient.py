@@ -1,33 +1,14 @@
-"""What the papers choose in reward back-propagation (depths, steps, defaults), re-noising as an average, and the drift."""
+"""What the papers choose in reward back-propagation (depths, steps), re-noising as an average, and the drift."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 from unit.toy import gradient, parts, prompts, rng
 
-from mmalign import options
-from mmalign.builtin.parts import mmalign_objectives
 from mmalign.objectives import alignprop, draft, drtune, refl, reward_gradient
 from mmalign.samplers.gradient import Plan
 
 BATCH = {"prompt": prompts(3)}
-
-DEFAULTS = {
-    "dpo": {
-        "beta": 0.1,
-        "label_smoothing": 0.0,
-        "margin": 0.0,
-        "units": "sum",
-        "dense": 1.0,
-        "scale": None,
-    },
-    "diffusion-dpo": {"beta": 5000.0, "prompt_dropout": 0.2},
-    "sft": {},
-    "alignprop": {"target": None, "coefficient": 0.01, "truncation": "normal", "drift": 0.0},
-    "draft": {"k": 1, "renoise": 0, "drift": 0.0},
-    "refl": {"target": 2.0, "coefficient": 1e-3, "drift": 0.0},
-    "drtune": {"k": 3, "early_stop": True, "drift": 0.0},
-}
 
 
 def planned(monkeypatch, module, steps: int, draws: int, **given) -> list[Plan]:
@@ -38,12 +19,6 @@ def planned(monkeypatch, module, steps: int, draws: int, **given) -> list[Plan]:
     for _ in range(draws):
         module.terms(made, BATCH, stream, **given)
     return seen
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_the_options_have_the_papers_defaults(name):
-    (spec,) = (spec for spec in mmalign_objectives() if spec.name == name)
-    assert options.complete(spec, {}) == DEFAULTS[name]
 
 
 @pytest.mark.parametrize("truncation", ["normal", "uniform"])

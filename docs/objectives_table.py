@@ -1,0 +1,88 @@
+"""Write docs/objectives.md: which objective trains which kind of model, and what tests it.
+
+    python docs/objectives_table.py
+
+A cell is ticked where a test is marked `covers` with that objective and process; the tests are collected, not run.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from mmalign import plugins
+from mmalign.processes import PROCESSES, process_class
+from mmalign.specs import ObjectiveSpec
+
+ROOT = Path(__file__).parents[1]
+Cells = Mapping[tuple[str, str], Sequence[str]]
+
+HEAD = """# Objectives
+
+Written by `docs/objectives_table.py`. Each is a file in `mmalign/objectives/`; `mmalign describe objective NAME` prints its
+formula, its source and its options.
+
+✓ a test covers it · untested: the model offers what the objective needs, but no test covers it · –: it does not
+"""
+
+
+class Collected:
+    """A pytest plugin that notes what each collected test covers: (objective, process) -> names of tests."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str], list[str]] = defaultdict(list)
+
+    def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
+        """Read the marker `covers` of every test."""
+        for item in items:
+            for mark in item.iter_markers("covers"):
+                self.cells[mark.args].append(item.nodeid.split("[")[0])
+
+
+def row(spec: ObjectiveSpec, cells: Cells) -> str:
+    """One objective's line of the table."""
+    reward = "" if spec.reward == "none" else f"; a {spec.reward} reward"
+    paper = spec.paper.removeprefix("arXiv:")
+    link = f"[{paper}](https://arxiv.org/abs/{paper})" if paper else ""
+    ticks = [cell(spec, process, cells) for process in PROCESSES]
+    return line(f"`{spec.name}`", link, words(spec.columns), words(spec.needs) + reward, *ticks)
+
+
+def cell(spec: ObjectiveSpec, process: str, cells: Cells) -> str:
+    """Whether a process offers what an objective needs, and whether a test covers that."""
+    if not spec.needs <= process_class(process).offers:
+        return "–"
+    return "✓" if cells.get((spec.name, process)) else "untested"
+
+
+def line(*columns: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(columns)} |"
+
+
+def words(names: frozenset[str]) -> str:
+    """Names in order, with commas."""
+    return ", ".join(sorted(names))
+
+
+def page(specs: Sequence[ObjectiveSpec], cells: Cells) -> str:
+    """The whole page."""
+    titles = ["objective", "paper", "rows", "needs", *PROCESSES]
+    table = [line(*titles), line(*["---"] * len(titles)), *(row(spec, cells) for spec in specs)]
+    tests = sorted({f"- `{test}`" for covering in cells.values() for test in covering})
+    return "\n".join([HEAD, *table, "", "Covered by", "", *tests, ""])
+
+
+def main() -> None:
+    """Collect the tests and write the page."""
+    collected = Collected()
+    pytest.main(["--collect-only", "-q", "--no-header", str(ROOT / "tests")], plugins=[collected])
+    offers = plugins.load(installed=False).catalogue.offers("objective")
+    (ROOT / "docs" / "objectives.md").write_text(
+        page([offer.spec for offer in offers.values()], collected.cells), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Prompts made by templates, pairs taken apart or turned round by a goal, and rows with scores."""
+
+import json
+
+import pytest
+
+from mmalign import UserError
+from mmalign.data.conditions import goal_pairs, text_goal_pairs, text_unpaired, unpaired
+from mmalign.data.sources import Prompts, SampleRows, ScoredRows
+from mmalign.data.texts import TextPairs, TextSamples, TextScored
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes rows and returns their file."""
+
+    def written(*rows: dict) -> str:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(file)
+
+    return written
+
+
+PAIR = {"prompt": "a cat", "chosen": "1.png", "rejected": "2.png", "scores": [8, 3.5]}
+SAID = {"prompt": "What?", "completion": "A cat.", "score": 7, "critique": "too {short}"}
+
+
+# ---- templates
+
+
+def test_a_template_puts_the_rows_own_columns_into_its_prompt(write):
+    found = TextSamples(write(SAID), template="{prompt} Feedback: {critique} ({score}/10)")[0]
+    assert found["prompt"].text == "What? Feedback: too {short} (7/10)"
+    assert found["sample"] == "A cat."
+    media = SampleRows(write({"prompt": "a cat", "sample": "1.png", "style": "ink"}), template="{prompt}, {style}")[0]
+    assert media["prompt"].text == "a cat, ink"
+
+
+def test_a_template_names_prompts_of_a_file_too(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na dog\n")
+    found = Prompts(str(file), template="{prompt}, score 10")
+    assert [found[i]["prompt"].text for i in range(2)] == ["a cat, score 10", "a dog, score 10"]
+
+
+def test_without_a_template_nothing_changes_and_history_stays(write):
+    said = [
+        {"role": role, "content": text} for role, text in (("user", "Hi."), ("assistant", "Yes."), ("user", "What?"))
+    ]
+    row = {**SAID, "prompt": said}
+    plain, asked = (
+        TextSamples(write(row))[0]["prompt"],
+        TextSamples(write(row), template="{prompt} Be good.")[0]["prompt"],
+    )
+    assert plain.text == "What?"
+    assert asked.text == "What? Be good."
+    assert plain.history == asked.history
+
+
+def test_an_unknown_column_in_a_template_is_named_with_its_row(write):
+    with pytest.raises(UserError, match=r"row 1: template: the row has no column 'scor', did you mean 'score'"):
+        TextSamples(write(SAID), template="{prompt} {scor}")[0]
+
+
+# ---- scores
+
+
+def test_scored_rows_hold_their_score_and_rivals(write):
+    row = {"prompt": "a cat", "sample": "1.png", "quality": "2.5", "rivals": [1.0, 2.5]}
+    found = ScoredRows(write(row), score="quality")[0]
+    assert (found["score"], found["rivals"]) == (2.5, [1.0, 2.5])
+    text = TextScored(write(SAID))[0]
+    assert text["score"] == 7.0
+    assert "rivals" not in text
+    with pytest.raises(UserError, match="no column score; it has prompt, sample, quality, rivals"):
+        ScoredRows(write(row))
+    with pytest.raises(UserError, match="score"):
+        TextScored(write({"prompt": "x", "completion": "y"}))
+
+
+def test_pairs_of_texts_keep_how_good_their_sides_are(write):
+    row = TextPairs(write({"prompt": "What?", "chosen": "A cat.", "rejected": "A dog.", "scores": [2, 0.5]}))[0]
+    assert (row["strength"], row["scores"]) == (1.5, [2, 0.5])
+
+
+# ---- pairs under a condition
+
+
+def test_chain_of_hindsight_asks_for_what_each_side_is(write):
+    asked = {"good": "{prompt} Well:", "bad": "{prompt} Badly:"}
+    media = unpaired(write(PAIR), **asked)
+    assert [(media[i]["prompt"].text, media[i]["sample"].name, media[i]["label"]) for i in range(len(media))] == [
+        ("a cat Well:", "1.png", True),
+        ("a cat Badly:", "2.png", False),
+    ]
+    texts = text_unpaired(write({"prompt": "What?", "chosen": "A cat.", "rejected": "A dog."}), **asked)
+    assert [(texts[i]["prompt"].text, texts[i]["sample"]) for i in range(2)] == [
+        ("What? Well:", "A cat."),
+        ("What? Badly:", "A dog."),
+    ]
+
+
+def test_a_goal_turns_the_pair_round_and_doubles_the_data(write):
+    tie = {**PAIR, "scores": [4, 4]}
+    rows = goal_pairs(write(tie, PAIR), template="{prompt}, score {goal}")
+    assert [(rows[i]["prompt"].text, rows[i]["chosen"].name, rows[i]["rejected"].name) for i in range(len(rows))] == [
+        ("a cat, score 8", "1.png", "2.png"),
+        ("a cat, score 3.5", "2.png", "1.png"),
+    ]
+    texts = text_goal_pairs(write({"prompt": "What?", "chosen": "yes", "rejected": "no", "scores": [1, 0]}))
+    assert [(texts[i]["chosen"], texts[i]["rejected"]) for i in range(2)] == [("yes", "no"), ("no", "yes")]
+    assert texts[1]["prompt"].text == "What?\nThe answer has a score of 0."
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [({**PAIR, "scores": [4, 4]}, "same score"), ({**PAIR, "scores": None}, "pair 1 has no `scores`")],
+)
+def test_pairs_without_different_scores_have_no_goal(row, says, write):
+    with pytest.raises(UserError, match=says):
+        goal_pairs(write(row))
