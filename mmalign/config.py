@@ -110,7 +110,7 @@ def _file_of_prompts(given: Any) -> Any:
 
 
 class Evaluation(Section):
-    """Fixed prompts, sampled with fixed seeds before, during and after training, and scored."""
+    """What is measured before, during and after training: fixed prompts, sampled with fixed seeds and scored; fixed rows."""
 
     every: Count | None = None
     """Steps between evaluations; by default only before and after training."""
@@ -120,6 +120,8 @@ class Evaluation(Section):
     """How many prompts; all of them by default."""
     rewards: list[JudgePart] = []
     """What scores the samples."""
+    data: Part | None = None
+    """Rows that are not trained on, of which the objective's own loss and metrics are taken."""
     batch_size: Count = 16
     """Samples made at a time."""
     grid: int = Field(default=8, ge=0)

@@ -1,11 +1,11 @@
 """How a batch comes to be. `Rows` walks through a data set, reshuffled each epoch, and can go on where it stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from mmalign.parts import Batch, Source
+from mmalign.parts import Batch, Row, Source
 
 
 class Rows:
@@ -31,8 +31,7 @@ class Rows:
         """The next rows as a dict of lists, one list a column."""
         indices = [self._next_index() for _ in range(self.batch_size * self.world)]
         mine = indices[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-        rows = [self.rows[i] for i in mine]
-        return {column: [row[column] for row in rows] for column in rows[0]}
+        return batch_of([self.rows[i] for i in mine])
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position within it; the order follows from seed and epoch."""
@@ -54,3 +53,8 @@ class Rows:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
         return order
+
+
+def batch_of(rows: Sequence[Row]) -> Batch:
+    """Rows as a dict of lists, one list a column."""
+    return {column: [row[column] for row in rows] for column in rows[0]}

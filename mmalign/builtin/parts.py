@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, ObjectiveSpec
+from mmalign.specs import DataSpec, ObjectiveSpec, RewardSpec
 
 _LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
 _LIKELIHOOD = frozenset({"likelihood"})
 _EXACT = frozenset({"exact-likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
+_SCORING = frozenset({"scoring"})
+_PREFERENCES = frozenset({"prompt", "first", "second", "preferences", "strengths"})
+_RATINGS = frozenset({"prompt", "sample", "ratings"})
+_SEGMENTS = frozenset({"prompt", "sample", "segments"})
 
 _ON_PAIRS = {
     "dpo": "arXiv:2305.18290",
@@ -32,10 +36,18 @@ _ON_PAIRS = {
 }
 """What trains on pairs with any likelihood, surrogates too."""
 
+_OF_REWARDS = {
+    "bradley-terry": (_PREFERENCES, ""),
+    "btt": (_PREFERENCES, "arXiv:2501.13918"),
+    "reward-regression": (_RATINGS, "arXiv:2406.08673"),
+    "segment-classification": (_SEGMENTS, "arXiv:2308.06394"),
+}
+"""What trains models that score."""
+
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
-    """Preference, supervised and reward-gradient objectives."""
+    """Preference, supervised, reward-gradient and reward-model objectives."""
     for name, paper in _ON_PAIRS.items():
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     yield ObjectiveSpec("orpo", _home("orpo"), needs=_LIKELIHOOD | _EXACT, columns=_PAIRS, paper="arXiv:2403.07691")
@@ -48,6 +60,15 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         "drtune": "arXiv:2405.00760",
     }.items():
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
+    for name, (columns, paper) in _OF_REWARDS.items():
+        yield ObjectiveSpec(name, _home(name), needs=_SCORING, columns=columns, paper=paper)
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """Reward models that mmalign trained, alone or several together."""
+    yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
+    yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
 
 
 def _home(name: str) -> str:
@@ -56,7 +77,7 @@ def _home(name: str) -> str:
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Files of prompts, of pairs and of samples."""
+    """Files of prompts, of pairs, of samples and of what was said of them."""
     yield DataSpec("prompts", "mmalign.data.sources:Prompts")
     yield DataSpec("pairs", "mmalign.data.sources:Pairs", columns=_PAIRS)
     yield DataSpec("samples", "mmalign.data.sources:SampleRows", columns=frozenset({"prompt", "sample"}))
@@ -65,3 +86,7 @@ def mmalign_datasets() -> Iterator[DataSpec]:
     yield DataSpec("text-samples", "mmalign.data.texts:TextSamples", columns=frozenset({"prompt", "sample"}))
     yield DataSpec("labelled", "mmalign.data.sources:LabelledRows", columns=_LABELLED)
     yield DataSpec("unpaired", "mmalign.data.sources:Unpaired", columns=_LABELLED)
+    for name, columns in {"preferences": _PREFERENCES, "ratings": _RATINGS}.items():
+        yield DataSpec(name, f"mmalign.data.feedback:{name.title()}", columns=columns)
+        yield DataSpec(f"text-{name}", f"mmalign.data.feedback:Text{name.title()}", columns=columns)
+    yield DataSpec("text-segments", "mmalign.data.feedback:TextSegments", columns=_SEGMENTS)

@@ -77,7 +77,7 @@ class TextPairs(_Texts):
     split: which split, for a data set on the hub.
     """
 
-    layouts = (frozenset({"chosen", "rejected"}),)
+    layouts: Sequence[frozenset[str]] = (frozenset({"chosen", "rejected"}),)
 
     def _read(self, row: Message) -> Row:
         chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
