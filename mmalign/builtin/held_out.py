@@ -62,7 +62,7 @@ def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
     if log is not None:
         if error is None and log.step != run.step:
             log.measure(run.step)
-        log.lines.close()
+        log.close()
 
 
 class Log:
@@ -86,6 +86,11 @@ class Log:
         if self.run.is_main:
             self.lines.append({"step": step, **metrics})
             say(f"held-out rows at step {step}: {worded(metrics)}")
+
+    def close(self) -> None:
+        """Close the file, on the process that has it open."""
+        if self.run.is_main:
+            self.lines.close()
 
 
 def worded(metrics: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from unit.toy_scores import parts, policy
 
 from mmalign import UserError, options, plugins
 from mmalign.builtin import held_out
+from mmalign.builtin.files import read_rows
 from mmalign.maths.agreement import accuracy, recalls, tie_calibrated_accuracy
 from mmalign.objectives import bradley_terry, btt, reward_regression, segment_classification
 from mmalign.objectives.labels import by_head, class_indices
@@ -301,6 +303,34 @@ def test_held_out_metrics_do_not_depend_on_the_batch_size():
     found = [held_out.measure(made, batch_size, 0) for batch_size in (1, 3, 7)]
     for one, other in itertools.pairwise(found):
         assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_held_out_rows_are_measured_when_due_and_where_a_run_stops(tmp_path, is_main):
+    made = parts("a", "b", objective=btt.objective, held_out=preferred(4))
+    evaluation = SimpleNamespace(every=2, batch_size=2, seed=0)
+    run = Held(tmp_path, made, SimpleNamespace(evaluation=evaluation), is_main)
+    held_out.mmalign_run_start(run)
+    for run.step in (1, 2, 3):
+        held_out.mmalign_step_end(run, run.step)
+    before = torch.get_rng_state()
+    held_out.mmalign_run_end(run, None)
+    assert torch.get_rng_state().equal(before)
+    rows = read_rows(tmp_path / "held_out.jsonl")
+    assert [row["step"] for row in rows] == ([0, 2, 3] if is_main else [])
+    assert len({row["loss"] for row in rows}) == int(is_main)
+
+
+class Held:
+    """What measuring held-out rows asks of a run."""
+
+    def __init__(self, folder, made, config, is_main):
+        self.folder, self.parts, self.config, self.is_main = folder, made, config, is_main
+        self.step, self.steps = 0, 10
+        (folder / "held_out.jsonl").touch()
+
+    def keep(self, name, obj):
+        return obj
 
 
 def test_segments_of_a_batch_meet_their_labels():
