@@ -51,6 +51,7 @@ class Chosen:
     rewards: Sequence[Choice]
     judges: Sequence[Choice]
     prompts: Choice | None
+    held_out: Choice | None
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -81,15 +82,17 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     rewards = [pick(f"rewards.{i}", "reward", part) for i, part in enumerate(config.rewards)]
     judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
+    held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
     process = _process(plugins, config)
     sampling = _sampling(process, "sampling", config.sampling, faults)
     _sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
     if model and data and objective and None not in rewards:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
+        faults += _unmeasurable(config, model, objective, held_out, process)
     if faults:
         raise document.refusal(faults)
-    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, process, sampling)
+    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, held_out, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
 
@@ -102,7 +105,8 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    return Parts(build_policy(chosen, device), _objective(chosen), data, rewards, judges, prompts)
+    held_out = build_held_out(chosen)
+    return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, prompts, held_out)
 
 
 def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
@@ -118,12 +122,19 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
 def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
-    for choice in (chosen.model, chosen.data, chosen.objective, *chosen.rewards, *chosen.judges, chosen.prompts):
+    optional = (chosen.prompts, chosen.held_out)
+    for choice in (chosen.model, chosen.data, chosen.objective, *chosen.rewards, *chosen.judges, *optional):
         if choice is not None:
             _at(plain, choice.key).update(choice.options)
     plain["sampling"] = chosen.sampling
     plain["rollouts"] = chosen.rollouts and chosen.rollouts.model_dump(mode="json")
     return plain
+
+
+def result(chosen: Chosen) -> dict[str, Any]:
+    """What it takes to load the model that a run saved: its part of the resolved document."""
+    plain = resolved(chosen)
+    return {key: plain[key] for key in ("plugins", "model", "sampling")}
 
 
 class _Picker:
@@ -223,6 +234,36 @@ def _rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
             yield f"rewards.{i}.normalize", "a group of one sample has no deviation: raise rollouts.samples_per_prompt"
 
 
+def _unmeasurable(
+    config: Config, model: Choice, objective: Choice, held_out: Choice | None, process: Any
+) -> Iterator[Fault]:
+    """What cannot be evaluated."""
+    if not makes_samples(process):
+        remedy = "take evaluation.data, rows of which the objective's metrics are taken"
+        if config.evaluation.prompts or config.evaluation.rewards:
+            yield "evaluation", f"model '{model.offer.spec.name}' scores and makes no samples: {remedy}"
+        if config.collect:
+            yield "collect", f"model '{model.offer.spec.name}' scores and makes no samples, so it has none to pair"
+    if held_out and (missing := objective.offer.spec.columns - held_out.offer.spec.columns):
+        name, has = objective.offer.spec.name, _list(held_out.offer.spec.columns)
+        yield "evaluation.data", f"'{name}' needs rows with {_list(missing)}; '{held_out.offer.spec.name}' has {has}"
+
+
+def makes_samples(process: Any) -> bool:
+    """Whether models of a process answer prompts."""
+    return hasattr(process, "sample")
+
+
+def build_held_out(chosen: Chosen) -> Source | None:
+    """The rows that are not trained on; None when the config names none."""
+    if chosen.held_out is None:
+        return None
+    rows: Source = chosen.held_out.build()
+    if len(rows) == 0:
+        raise UserError(f"{chosen.document.where('evaluation.data')}: evaluation.data: no rows")
+    return rows
+
+
 def evaluation_prompts(chosen: Chosen) -> list[Prompt]:
     """The first `evaluation.count` prompts to evaluate on; none when the config names none."""
     if chosen.prompts is None:
@@ -252,7 +293,8 @@ def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str
     return judges
 
 
-def _objective(chosen: Chosen) -> Objective:
+def build_objective(chosen: Chosen) -> Objective:
+    """Its two functions with their options filled in."""
     spec = chosen.objective.offer.spec
     return options.bind_objective(spec, chosen.objective.options)
 

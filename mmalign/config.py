@@ -137,7 +137,7 @@ def _file_of_prompts(given: Any) -> Any:
 
 
 class Evaluation(Section):
-    """Fixed prompts, sampled with fixed seeds before, during and after training, and scored."""
+    """What is measured before, during and after training: fixed prompts, sampled with fixed seeds and scored; fixed rows."""
 
     every: Count | None = None
     """Steps between evaluations; by default only before and after training."""
@@ -150,6 +150,8 @@ class Evaluation(Section):
     steps, for example, than training can pay for."""
     rewards: list[JudgePart] = []
     """What scores the samples."""
+    data: Part | None = None
+    """Rows that are not trained on, of which the objective's own loss and metrics are taken."""
     batch_size: Count = 16
     """Samples made at a time."""
     grid: int = Field(default=8, ge=0)

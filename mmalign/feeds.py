@@ -2,7 +2,7 @@
 and can go on where they stopped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from mmalign.config import Rollouts as Options
 from mmalign.errors import UserError
 from mmalign.maths.advantages import tied
-from mmalign.parts import Batch, Source
+from mmalign.parts import Batch, Row, Source
 from mmalign.records import Experience, LogProbs, Rollout, Samples, Scores
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class Rows:
 
     def __next__(self) -> Batch:
         """The next rows as a dict of lists, one list a column."""
-        rows = [self.rows[i] for i in self.draw()]
-        return {column: [row[column] for row in rows] for column in rows[0]}
+        return batch_of([self.rows[i] for i in self.draw()])
 
     def draw(self) -> list[int]:
         """The indices of the next rows."""
@@ -106,6 +105,11 @@ class Rows:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
         return order
+
+
+def batch_of(rows: Sequence[Row]) -> Batch:
+    """Rows as a dict of lists, one list a column."""
+    return {column: [row[column] for row in rows] for column in rows[0]}
 
 
 class Rollouts:

@@ -29,7 +29,7 @@ class Source(Protocol):
 
 
 class Policy(Protocol):
-    """What every process makes of an adapter. Capabilities beyond this are named in `offers`."""
+    """What every process that makes samples makes of an adapter. Capabilities beyond this are named in `offers`."""
 
     offers: frozenset[str]
     network: nn.Module
@@ -83,6 +83,7 @@ class Parts:
     policy: typed loosely, since its capabilities beyond `Policy` depend on its process.
     reward: the weighted sum of the config's `rewards`, or None without any.
     data: a sequence of rows.
+    held_out: rows that are not trained on, of which the objective's loss and metrics are taken.
     """
 
     policy: Any
@@ -91,3 +92,4 @@ class Parts:
     reward: Any = None
     judges: Mapping[str, Judge] | None = None
     evaluation_prompts: Sequence[Prompt] = ()
+    held_out: Source | None = None

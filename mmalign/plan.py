@@ -35,6 +35,8 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
         yield Stage("collect", what, place(collect.collect))
     if chosen.judges:
         yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*chosen.judges))
+    if chosen.held_out:
+        yield Stage("held out", _named(chosen.held_out), place(chosen.held_out.offer.spec.load()))
     objective = chosen.objective.offer.spec.load()
     if (buffer := chosen.rollouts) is not None:
         what = (

@@ -26,8 +26,8 @@ OFFERS = {"model": "models", "objective": "objectives", "reward": "rewards", "da
 """Kind of part -> its plural, which is also the end of the hook's name."""
 
 HOMES = {
-    "mmalign-diffusion": ("diffusers", "clip-score", "aesthetic", "jpeg-size"),
-    "mmalign-lvlm": ("vlm",),
+    "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
+    "mmalign-lvlm": ("vlm", "vlm-reward"),
     "mmalign-shapes": ("shapes-prompts", "oracle"),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""

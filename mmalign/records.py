@@ -125,6 +125,22 @@ class Scores:
     units: Tensor | None = None
 
 
+EVERY = "*"
+"""The dimension of a label that names none: it holds for all."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a text, `text[start:end]`, and of which class it is in each kind of fact that it was looked at for.
+
+    labels: by kind, for example {"existence": "faithful", "relation": "hallucinated"}.
+    """
+
+    start: int
+    end: int
+    labels: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Draw:
     """The shared randomness of a surrogate likelihood: times `t` `[B]` (in the path's units) and `noise` like the latents.

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import set_seed
 
 from mmalign import checkpoint, environment, loop
-from mmalign.compose import Chosen, build, resolved
+from mmalign.compose import Chosen, build, resolved, result
 from mmalign.config import Config
 from mmalign.data.collect import collect
 from mmalign.document import dump, read
@@ -134,6 +134,7 @@ def train(chosen: Chosen, resume: bool = False) -> Path:
         loop.train(run)
         if run.is_main:
             parts.policy.save(folder / "model")
+            dump(result(chosen), folder / "model" / "mmalign.yaml")
     except BaseException as error:
         run.hook.mmalign_run_end(run=run, error=error)
         raise

@@ -8,13 +8,25 @@ from typing import Any
 
 from mmalign import checkpoint, plugins
 from mmalign.builtin.evaluation import evaluate as evaluate_policy
+from mmalign.builtin.held_out import measure
 from mmalign.builtin.statistics import summary
-from mmalign.compose import Choice, Chosen, build_judges, build_policy, choose, evaluation_prompts
+from mmalign.compose import (
+    Choice,
+    Chosen,
+    build_held_out,
+    build_judges,
+    build_objective,
+    build_policy,
+    choose,
+    evaluation_prompts,
+    makes_samples,
+)
 from mmalign.config import load
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
 from mmalign.options import complete
+from mmalign.parts import Parts
 from mmalign.records import Samples, batched
 from mmalign.rewards.weighted import CheckedReward
 
@@ -54,6 +66,10 @@ def policy_of(target: Target) -> Any:
 def sample(target: Path, prompts: Path, out: Path, overrides: Sequence[str] = ()) -> list[Path]:
     """Sample each prompt of a file once into `out`, with `samples.jsonl` beside the files. Returns the files."""
     opened = open_target(target, overrides)
+    if not makes_samples(opened.chosen.process):
+        raise UserError(
+            f"model '{opened.chosen.model.offer.spec.name}' scores and makes no samples: see `mmalign score`"
+        )
     rows = Prompts(str(prompts))
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: choose another --out")
@@ -95,17 +111,31 @@ def score(folder: Path, rewards: Sequence[str], options: Sequence[str] = ()) -> 
 
 
 def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Sample the evaluation prompts and score them with the evaluation rewards. Returns {reward: {"role", "mean", ...}}."""
+    """Sample the evaluation prompts and score them with the evaluation rewards, and take the metrics of `evaluation.data`.
+
+    Returns {reward: {"role", "mean", ...}}, and {"held_out": {"loss", ...}} beside it where the config names such rows.
+    """
     opened = open_target(target, overrides)
     prompts, judges = evaluation_prompts(opened.chosen), build_judges(opened.chosen)
-    if not prompts or not judges:
-        raise UserError("nothing to evaluate: the config names no evaluation.prompts or no evaluation.rewards")
-    evaluation = opened.chosen.config.evaluation
+    held_out = build_held_out(opened.chosen)
+    if not (prompts and judges) and held_out is None:
+        raise UserError(
+            "nothing to evaluate: the config names no evaluation.prompts or no evaluation.rewards, and no evaluation.data"
+        )
+    evaluation, policy = opened.chosen.config.evaluation, policy_of(opened)
     seeds = [evaluation.seed + i for i in range(len(prompts))]
-    policy = policy_of(opened)
+    scores = _scored(opened, policy, prompts, judges, seeds) if judges else {}
+    results = {name: {"role": judges[name].role, **summary(found)} for name, found in scores.items()}
+    if held_out is None:
+        return results
+    parts = Parts(policy, build_objective(opened.chosen), held_out, held_out=held_out)
+    return {**results, "held_out": measure(parts, evaluation.batch_size, evaluation.seed)}
+
+
+def _scored(opened: Any, policy: Any, prompts: Any, judges: Any, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """By judge the scores of samples that are drawn as the evaluation says."""
     with policy.sampled(opened.chosen.evaluation_sampling):
-        outcome = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size)
-    return {name: {"role": judges[name].role, **summary(scores)} for name, scores in outcome.scores.items()}
+        return evaluate_policy(policy, prompts, judges, seeds, opened.chosen.config.evaluation.batch_size).scores
 
 
 def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:

@@ -5,13 +5,14 @@ from mmalign.builtin import (
     checkpoints,
     evaluation,
     finite,
+    held_out,
     parts,
     progress,
     reporting,
     trackers,
 )
 
-PLUGINS = (parts, progress, trackers, evaluation, accountability, finite, checkpoints, reporting)
+PLUGINS = (parts, progress, trackers, evaluation, held_out, accountability, finite, checkpoints, reporting)
 """Modules with hook implementations, registered before any other plugin, so that others are asked first.
 
 Of those that want to be first at the end of a run, the later one is: checkpoints before evaluation.

@@ -118,7 +118,7 @@ def _due(run: "Run", step: int) -> bool:
 def _evaluate(run: "Run", step: int) -> None:
     """Measure unless that was done before; compare with step 0; tell every plugin."""
     if not _file(run, step).is_file():
-        with _own_random(run.config.evaluation.seed):
+        with own_random(run.config.evaluation.seed):
             _measure(run, step)
     judges = run.parts.judges or {}
     before, after = (scores_of(read_rows(_file(run, s))) for s in (0, step))
@@ -220,7 +220,7 @@ def _untouched(run: "Run") -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _own_random(seed: int) -> Iterator[None]:
+def own_random(seed: int) -> Iterator[None]:
     """Process-wide random numbers of its own, the same at every evaluation; training does not notice."""
     import numpy as np
     import torch

@@ -12,6 +12,10 @@ _SCORED = frozenset({"prompt", "sample", "score"})
 _LIKELIHOOD = frozenset({"likelihood"})
 _DIFFERENTIABLE = frozenset({"differentiable"})
 _ROLLOUTS = frozenset({"rollouts"})
+_SCORING = frozenset({"scoring"})
+_PREFERENCES = frozenset({"prompt", "first", "second", "preferences", "strengths"})
+_RATINGS = frozenset({"prompt", "sample", "ratings"})
+_SEGMENTS = frozenset({"prompt", "sample", "segments"})
 
 _ON_PAIRS = {
     "dpo": "arXiv:2305.18290",
@@ -62,10 +66,18 @@ _ON_SAMPLES = (
 )
 """What trains on single samples: name, columns, needs, paper."""
 
+_OF_REWARDS = {
+    "bradley-terry": (_PREFERENCES, ""),
+    "btt": (_PREFERENCES, "arXiv:2501.13918"),
+    "reward-regression": (_RATINGS, "arXiv:2406.08673"),
+    "segment-classification": (_SEGMENTS, "arXiv:2308.06394"),
+}
+"""What trains models that score."""
+
 
 @hookimpl
 def mmalign_objectives() -> Iterator[ObjectiveSpec]:
-    """Preference, supervised, reward-gradient and policy-gradient objectives."""
+    """Preference, supervised, reward-gradient, policy-gradient and reward-model objectives."""
     for name, paper in _ON_PAIRS.items():
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     for name, capability, paper in _ON_UNITS:
@@ -92,6 +104,8 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", paper=paper)
     for name, needs, paper in (("reinforce", _ROLLOUTS, ""), ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505")):
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", reuses_samples=False, paper=paper)
+    for name, (columns, paper) in _OF_REWARDS.items():
+        yield ObjectiveSpec(name, _home(name), needs=_SCORING, columns=columns, paper=paper)
 
 
 def _home(name: str) -> str:
@@ -100,14 +114,16 @@ def _home(name: str) -> str:
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """What any text can be asked."""
+    """What any text can be asked, and reward models that mmalign trained, alone or several together."""
+    yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
+    yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
     yield RewardSpec("length", "mmalign.rewards.texts:Length")
     yield RewardSpec("regex", "mmalign.rewards.texts:Regex")
 
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Files of prompts, of pairs and of samples."""
+    """Files of prompts, of pairs, of samples and of what was said of them."""
     for name, home, columns in (
         ("prompts", "sources:Prompts", frozenset({"prompt"})),
         ("pairs", "sources:Pairs", _PAIRS),
@@ -122,5 +138,10 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("text-scored", "texts:TextScored", _SCORED),
         ("text-unpaired", "conditions:text_unpaired", _LABELLED),
         ("text-goal-pairs", "conditions:text_goal_pairs", _PAIRS),
+        ("preferences", "feedback:Preferences", _PREFERENCES),
+        ("ratings", "feedback:Ratings", _RATINGS),
+        ("text-preferences", "feedback:TextPreferences", _PREFERENCES),
+        ("text-ratings", "feedback:TextRatings", _RATINGS),
+        ("text-segments", "feedback:TextSegments", _SEGMENTS),
     ):
         yield DataSpec(name, f"mmalign.data.{home}", columns=columns)

@@ -78,7 +78,7 @@ def score(
 
 
 def evaluate(ctx: typer.Context, target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Sample the evaluation prompts of a run or a config and score them with its evaluation rewards."""
+    """Sample the evaluation prompts of a run or a config and score them; take the objective's metrics of its held-out rows."""
     need_plugins(ctx)
 
     from mmalign import verbs
@@ -86,8 +86,12 @@ def evaluate(ctx: typer.Context, target: Target, overrides: Overrides = None, as
     results = verbs.evaluate(target, overrides or ())
     if as_json:
         say_json(results)
-    else:
+        return
+    held_out = results.pop("held_out", None)
+    if results:
         _say_scores(results, ("role",))
+    if held_out is not None:
+        say_table(("held-out rows", "value"), [(name, f"{value:.4f}") for name, value in held_out.items()])
 
 
 def report(

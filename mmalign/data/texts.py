@@ -83,7 +83,7 @@ class TextPairs(_Texts):
     template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
-    layouts = (frozenset({"chosen", "rejected"}),)
+    layouts: Sequence[frozenset[str]] = (frozenset({"chosen", "rejected"}),)
 
     def _read(self, row: Message) -> Row:
         chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")

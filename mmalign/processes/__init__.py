@@ -1,4 +1,4 @@
-"""The ways in which models generate. Each turns a plugin's thin adapter into a policy with capabilities."""
+"""The ways in which models generate or judge. Each turns a plugin's thin adapter into a policy with capabilities."""
 
 from importlib import import_module
 from typing import Any
@@ -7,6 +7,7 @@ from mmalign.errors import UserError, nearest
 
 PROCESSES = {
     "denoising": "mmalign.processes.denoising:DenoisingPolicy",
+    "scoring": "mmalign.processes.scoring:ScoringPolicy",
     "tokens": "mmalign.processes.tokens:TokensPolicy",
 }
 """Name -> what builds the policy, imported when it is asked for."""

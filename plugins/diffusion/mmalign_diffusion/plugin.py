@@ -17,8 +17,9 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 
 @hookimpl
 def mmalign_models() -> Iterator[ModelSpec]:
-    """Any text-to-image pipeline of diffusers whose family we know: SD 1.x/2.x, SDXL, SD3, FLUX."""
+    """Any text-to-image pipeline of diffusers whose family we know: SD 1.x/2.x, SDXL, SD3, FLUX; and CLIP as a judge."""
     yield ModelSpec("diffusers", "mmalign_diffusion.models:DiffusersModel", process="denoising")
+    yield ModelSpec("clip-reward", "mmalign_diffusion.models.judge:ClipJudge", process="scoring")
 
 
 @hookimpl

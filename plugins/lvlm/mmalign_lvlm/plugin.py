@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def mmalign_models() -> Iterator[ModelSpec]:
     """Any vision-language model of transformers that keeps a placeholder token for each image feature, as LLaVA does."""
     yield ModelSpec("vlm", "mmalign_lvlm.models:VisionLanguageModel", process="tokens")
+    yield ModelSpec("vlm-reward", "mmalign_lvlm.models:VisionLanguageJudge", process="scoring")
 
 
 @hookimpl

@@ -47,10 +47,14 @@ class OpenClip:
         return self
 
     def images(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [0, 1] to `[B, D]`; resized (bicubic, antialiased) and normalised as the model asks."""
-        fitted = pictures.fit(pixels.to(self.mean.device).float(), self.size, "bicubic")
-        embedded: Tensor = self.model.encode_image((fitted - self.mean) / self.std)
+        """`[B, 3, H, W]` in [0, 1] to `[B, D]`."""
+        embedded: Tensor = self.model.encode_image(self.fitted(pixels))
         return F.normalize(embedded.float(), dim=-1)
+
+    def fitted(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` in [0, 1] resized (bicubic, antialiased) and normalised as the model asks."""
+        sized = pictures.fit(pixels.to(self.mean.device).float(), self.size, "bicubic")
+        return (sized - self.mean) / self.std
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:

@@ -49,14 +49,32 @@ class Dialogue:
 
     def tokenize(self, prompt: Prompt, text: str) -> list[int]:
         """The ids of an answer as the template writes it, and of its end."""
-        asked, whole = self._rendered(prompt), self._rendered(prompt, text)
-        said = whole.removeprefix(asked).rstrip() if whole.startswith(asked) else text
-        ids: list[int] = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(self._answered(prompt, text), add_special_tokens=False)["input_ids"]
         if self.placeholder in ids:
             raise UserError(
                 f"the answer '{text[:_SHOWN]}' holds {self._token}, which stands for a picture: take it out"
             )
         return ids if ids and ids[-1] in self.ends else [*ids, self.ends[0]]
+
+    def tokens_at(self, prompt: Prompt, text: str, ends: Sequence[int]) -> list[int]:
+        """For each end of a segment, counted in characters of the answer, the token of it in which the segment ends.
+
+        What the template writes around an answer is looked for, so that offsets are those of the ids that `tokenize` gives.
+        """
+        if not ends:
+            return []
+        if not self.tokenizer.is_fast:
+            raise UserError(
+                "this model's tokenizer does not tell where tokens stand in a text: it needs a tokenizer.json"
+            )
+        said, own = self._answered(prompt, text), text.strip()
+        moved = said.find(own) - text.find(own)
+        if not own or own not in said:
+            raise UserError(f"the chat template changes the answer '{text[:_SHOWN]}', so its segments cannot be found")
+        offsets = self.tokenizer(said, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        begun = [start for start, _ in offsets]
+        # The last token that begins before the segment ends: one character may be several tokens.
+        return [max(i for i, start in enumerate(begun) if i == 0 or start < end + moved) for end in ends]
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
         """Prompts and answers in one row each, padded on the right. Too long an answer is cut, a prompt never is."""
@@ -115,6 +133,11 @@ class Dialogue:
     def _token(self) -> str:
         token: str = self.tokenizer.convert_ids_to_tokens(self.placeholder)
         return token
+
+    def _answered(self, prompt: Prompt, text: str) -> str:
+        """An answer as the template writes it, with its end if it writes one."""
+        asked, whole = self._rendered(prompt), self._rendered(prompt, text)
+        return whole.removeprefix(asked).rstrip() if whole.startswith(asked) else text
 
     def _rendered(self, prompt: Prompt, answer: str | None = None) -> str:
         """The chat template's text; without an answer it ends where the answer begins."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmalign.errors import UserError
@@ -36,6 +37,10 @@ class Weights(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the result as its ecosystem does."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote. Weights of another model or adapter are a UserError."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> None:
@@ -82,6 +87,19 @@ class LoraWeights(Weights):
         # No embedding is trained; without this peft asks the hub whether the vocabulary has grown.
         self.peft.save_pretrained(folder, save_embedding_layers=False)
 
+    def load(self, folder: Path) -> None:
+        """The matrices that `save` wrote."""
+        file = folder / "adapter_model.safetensors"
+        if not file.is_file():
+            raise UserError(f"{folder} holds no {file.name}")
+        try:
+            found = set_peft_model_state_dict(self.peft, load_file(file))
+            fits = not found.unexpected_keys and not any("lora_" in name for name in found.missing_keys)
+        except RuntimeError:  # shapes differ
+            fits = False
+        if not fits:
+            raise UserError(f"{file} belongs to another model or adapter: keep `model` as it was when it was saved")
+
     def to(self, device: torch.device | str) -> None:
         """Nothing lies beside the model."""
 
@@ -103,6 +121,11 @@ class FullWeights(Weights):
     def save(self, folder: Path) -> None:
         """The whole model, for `from_pretrained(folder)`."""
         self.base.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """The model that `save` wrote."""
+        whole = type(self.base).from_pretrained(folder, dtype=torch.float32).state_dict()
+        self.load_state_dict({name: whole[name] for name in self._names})
 
     def to(self, device: torch.device | str) -> None:
         """Move the frozen copy."""

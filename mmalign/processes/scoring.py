@@ -1,0 +1,210 @@
+"""Scoring: models that judge samples, read off at places of a network's features.
+
+A plugin gives an adapter (`ScoringModel`) whose network makes features `[B, T, H]`; `ScoringPolicy` puts linear heads on them
+and makes values of whole samples, or classes of their segments. The heads train, travel and are saved with the adapter.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmalign.errors import UserError
+from mmalign.processes.policy import Adapter, evaluating
+from mmalign.records import Media, Prompt
+
+Ends = Sequence[Sequence[int]]
+"""For each sample the ends of its segments, as counts of characters from the beginning of its text."""
+
+_WEIGHTS, _HEADS = "heads.safetensors", "heads.json"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What is read off a sample.
+
+    names: one head each, for example the dimensions of quality. classes: what a head tells apart in a segment of the
+    sample, for example absent, faithful and hallucinated; without any a head gives the whole sample one value.
+    """
+
+    names: tuple[str, ...] = ("score",)
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for kind, given in {"names": self.names, "classes": self.classes}.items():
+            if len(set(given)) < len(given) or any(not re.fullmatch(r"[\w-]+", name) for name in given):
+                raise ValueError(f"{kind} must differ and be of letters, digits, - and _")
+        if not self.names:
+            raise ValueError("give at least one name")
+        if len(self.classes) == 1:
+            raise ValueError("there is nothing to tell apart in one class; give several, or none for values")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples as the network sees them.
+
+    inputs: what the network is given, named. places: `[B, 1 + S]`, where in T to read: the whole sample, then each of its
+    segments; -1 where a sample has fewer.
+    """
+
+    inputs: Mapping[str, Tensor]
+    places: Tensor
+
+
+class ScoringModel(Adapter, Protocol):
+    """What a plugin's adapter gives.
+
+    network: called with the named inputs it returns features `[B, T, H]`; T is 1 where they are of the whole sample.
+    heads: what to read off, an option of every scoring model. width: H.
+    """
+
+    heads: Heads
+    width: int
+
+    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
+        """Prompts with samples, and where their segments end. Raises UserError for an end that cannot be read."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote."""
+        ...
+
+    def to(self, device: torch.device | str) -> Any:
+        """Move everything."""
+        ...
+
+    def recompute_layers(self) -> None:
+        """From now on the backward pass computes each layer again instead of keeping all of it until then."""
+        ...
+
+
+class HeadedNetwork(nn.Module):
+    """A network and its heads: what trains. `[B, P, K, C]`: at P places K heads with C classes, or C = 1 for values."""
+
+    def __init__(self, backbone: nn.Module, width: int, heads: Heads):
+        super().__init__()
+        self.backbone = backbone
+        self.shape = (len(heads.names), len(heads.classes) or 1)
+        self.linear = nn.Linear(width, self.shape[0] * self.shape[1])
+        nn.init.normal_(self.linear.weight, std=(width + 1) ** -0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, inputs: Mapping[str, Tensor], places: Tensor) -> Tensor:
+        """Read every head at `places` `[B, P]`; what stands at -1 means nothing."""
+        features: Tensor = self.backbone(**inputs)
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        # Half precision would round the small differences that a preference is.
+        with torch.autocast(places.device.type, enabled=False):
+            read: Tensor = self.linear(features[rows, places].to(self.linear.weight.dtype))
+        return read.view(*places.shape, *self.shape)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Nothing: a model that scores makes no samples."""
+
+
+# Within the policy its own attribute hides the class of that name.
+_Sampling = Sampling
+
+
+class ScoringPolicy:
+    """A reward model as objectives see it.
+
+    gradient_checkpointing: the backward pass computes each layer again, to keep less until then.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"scoring"})
+    Sampling = _Sampling
+
+    def __init__(self, model: ScoringModel, sampling: _Sampling, gradient_checkpointing: bool = False):
+        self.model = model
+        self.sampling = sampling
+        self.headed = HeadedNetwork(model.network, model.width, model.heads).to(model.device)
+        self.network: nn.Module = self.headed
+        if gradient_checkpointing:
+            model.recompute_layers()
+
+    @property
+    def heads(self) -> Heads:
+        """What is read off."""
+        return self.model.heads
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything."""
+        self.model.to(device)
+        self.headed.to(device)
+        return self
+
+    # ---- scores
+
+    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends | None = None) -> Encoded:
+        """Prompts with samples as the network sees them. ends: where their segments end, if those are to be read."""
+        return self.model.encode(prompts, media, [()] * len(media) if ends is None else ends)
+
+    def scores(self, encoded: Encoded) -> Tensor:
+        """`[B, K]`: the value of each whole sample by each head."""
+        if self.heads.classes:
+            raise UserError(
+                "model.heads tell classes of segments, but values of samples are wanted: leave out `classes`"
+            )
+        read: Tensor = self.network(encoded.inputs, encoded.places[:, :1])
+        return read[:, 0, :, 0]
+
+    def logits(self, encoded: Encoded) -> Tensor:
+        """`[N, K, C]`: what each head makes of every segment, those of the first sample first."""
+        if not self.heads.classes:
+            raise UserError("model.heads give values, but classes of segments are wanted: name them in `classes`")
+        read: Tensor = self.network(encoded.inputs, encoded.places[:, 1:])
+        return read[encoded.places[:, 1:] >= 0]
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Within it nothing trains: no gradient, no dropout."""
+        with torch.no_grad(), evaluating(self.network):
+            yield
+
+    # ---- weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights, those of the heads as `heads.*`."""
+        own = {f"heads.{name}": weight.detach() for name, weight in self.headed.linear.state_dict().items()}
+        return {**self.model.state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take trainable weights back."""
+        own = {name.removeprefix("heads."): weight for name, weight in state.items() if name.startswith("heads.")}
+        self._load_heads(own)
+        self.model.load_state_dict({name: state[name] for name in state if not name.startswith("heads.")})
+
+    def save(self, folder: Path) -> None:
+        """The adapter's result in the ecosystem's own format, and beside it `heads.safetensors` and `heads.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save(folder)
+        save_file(
+            {name: one.contiguous().cpu() for name, one in self.headed.linear.state_dict().items()}, folder / _WEIGHTS
+        )
+        (folder / _HEADS).write_text(json.dumps(asdict(self.heads), indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote. Raises UserError where nothing, or another model's, was saved."""
+        if not (folder / _WEIGHTS).is_file():
+            raise UserError(
+                f"{folder} holds no {_WEIGHTS}: name the `model` folder of a run that trained a reward model"
+            )
+        self._load_heads(load_file(folder / _WEIGHTS))
+        self.model.load(folder)
+
+    def _load_heads(self, weights: Mapping[str, Tensor]) -> None:
+        own = self.headed.linear.state_dict()
+        if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
+            raise UserError("these heads belong to another model: keep `model` as it was when they were saved")
+        self.headed.linear.load_state_dict(dict(weights))

@@ -1,0 +1,104 @@
+"""The adapter: a vision-language model of transformers as a model that scores answers."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mmalign.errors import UserError
+from mmalign.processes.scoring import Encoded, Ends, Heads
+from mmalign.processes.tokens import text_of
+from mmalign.records import Media, Prompt
+from mmalign_lvlm.models.lora import Lora
+from mmalign_lvlm.models.model import VisionLanguageModel
+
+_LORA = Lora()
+_HEADS = Heads()
+
+
+class VisionLanguageJudge:
+    """Scores answers to pictures and words: the heads read the last hidden states of a `vlm`.
+
+    A whole answer is read at its end token, a segment at the token in which it ends.
+
+    path, dtype, adapter, max_length: as of `vlm`.
+    heads: `names` of the heads; and `classes` that each tells apart in segments, or none for a value of the whole answer.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        heads: Heads = _HEADS,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        adapter: Lora | None = _LORA,
+        max_length: PositiveInt | None = None,
+    ):
+        self.model = VisionLanguageModel(path, dtype=dtype, adapter=adapter, max_length=max_length)
+        # No word is said.
+        self.model.base.get_output_embeddings().requires_grad_(False)
+        self.network: nn.Module = self.model.network
+        self.heads = heads
+        self.width: int = self.model.base.config.get_text_config().hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything."""
+        self.model.to(device)
+        return self
+
+    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
+        """Prompts followed by answers, and the tokens where to read. Raises UserError for a segment that was cut off."""
+        texts = [text_of(one) for one in media]
+        rows = self.model.encode(prompts, self.model.tokenize(prompts, texts))
+        first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()
+        places = [
+            torch.tensor([start + length - 1, *(start + token for token in self._tokens(prompt, text, own, length))])
+            for prompt, text, own, start, length in zip(prompts, texts, ends, first, lengths, strict=True)
+        ]
+        return Encoded(rows.inputs, pad_sequence(places, batch_first=True, padding_value=-1).to(self.device))
+
+    def _tokens(self, prompt: Prompt, text: str, ends: Sequence[int], length: int) -> list[int]:
+        """Where in an answer of `length` tokens its segments end."""
+        found = self.model.dialogue.tokens_at(prompt, text, ends)
+        if found and max(found) >= length:
+            raise UserError(
+                f"the answer '{text[:60]}' is cut after {length} tokens, but a segment ends in token {max(found) + 1}: "
+                "set model.max_length higher if the model can, or leave the row out"
+            )
+        return found
+
+    # ---- weights
+
+    def recompute_layers(self) -> None:
+        """The language model's layers keep their input alone until the backward pass."""
+        self.model.recompute_layers()
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """Within it the model reads as if it was untouched."""
+        return self.model.reference()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights only, without the heads."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take `state_dict`'s weights back."""
+        self.model.load_state_dict(state)
+
+    def save(self, folder: Path) -> None:
+        """The result as peft or transformers writes it, and the processor beside it."""
+        self.model.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote."""
+        self.model.weights.load(folder)
