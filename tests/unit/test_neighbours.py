@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 from unit.toy import ToyModel, gradient, paths, prompts, reward, rng
@@ -19,6 +19,7 @@ from mmalign.records import Experience, Loss
 
 LOG2 = math.log(2)
 numbers = st.floats(-0.5, 0.5)
+few = settings(deadline=None, max_examples=40)
 
 
 def doubles(*rows) -> torch.Tensor:
@@ -50,6 +51,7 @@ def test_d3po_at_the_reference_is_log_two():
     assert preferred([0.0, 0.0], [0.0, 0.0]).values.tolist() == pytest.approx([LOG2], abs=1e-12)
 
 
+@few
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4))
 def test_d3po_is_bounded_by_its_clip(ratios):
     """|inside| <= β (log(1 + ϵ) - log(1 - ϵ)) = 0.02007 with the defaults."""
@@ -63,6 +65,7 @@ def test_the_bounds_of_d3po_are_reached():
     assert inside(preferred([1.0], [-1.0])) == pytest.approx(0.02007, abs=1e-5)
 
 
+@few
 @given(numbers, numbers)
 def test_other_scores_turn_d3po_round(a, b):
     """Swapping the samples with their scores changes nothing; swapping the scores alone negates what is inside."""
@@ -108,6 +111,7 @@ def test_units_that_do_not_count_change_nothing():
 # ---- prdp
 
 
+@few
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4), numbers, numbers, st.floats(0.1, 10))
 def test_prdp_is_the_squared_error_of_the_reward_difference(ratios, r_a, r_b, beta):
     """Where nothing is clipped; and it is the same seen from the other side, and with a constant added to both rewards."""
@@ -131,6 +135,7 @@ def test_prdp_is_nothing_where_the_policy_is_the_optimum():
     assert regressed([0.3, 0.1], [-0.1, -0.1], (0.9, 0.3), beta=2.0).values.item() == pytest.approx(0, abs=1e-15)
 
 
+@few
 @given(st.tuples(numbers, numbers), st.tuples(numbers, numbers), numbers, st.floats(1e-3, 0.2))
 def test_the_proximal_loss_is_never_below_the_plain_one(now, old, gap, clip):
     plain = regressed([now[0]], [now[1]], (gap, 0.0), beta=1.0).values.item()

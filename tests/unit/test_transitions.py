@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 from unit.toy import SHAPE, ToyModel, alphas, paths, prompts, rng
@@ -82,6 +82,7 @@ FLOW = Flow()
 ON_FLOWS = ["flow-grpo", "dance-grpo", "cps"]
 pairs_of_times = st.tuples(st.floats(0.02, 1), st.floats(0.01, 0.99)).map(lambda p: (p[0], p[0] * p[1]))
 levels = st.floats(0.01, 1)
+few = settings(deadline=None, max_examples=40)
 
 
 def times(t: float, t_next: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +95,7 @@ def flow_step(t: float, t_next: float, sde: Sde) -> tuple[torch.Tensor, torch.Te
     return x, v, step(FLOW, x, *times(t, t_next), v, sde)
 
 
+@few
 @given(pairs_of_times, levels)
 def test_the_flow_sde_is_its_formula(pair, a):
     """μ = x + [v + σ²/(2t) (x + (1-t) v)] dt, its factored form, and std σ sqrt(-dt), with σ = a sqrt(t / (1-t))."""
@@ -108,6 +110,7 @@ def test_the_flow_sde_is_its_formula(pair, a):
     assert_close(found.std.flatten()[0].item(), sigma * math.sqrt(-dt))
 
 
+@few
 @given(pairs_of_times, levels)
 def test_the_step_of_dance_grpo_in_its_published_form(pair, eta):
     """x + v dt - ½ η² s dt with s = -(x - (1-t) x0) / t² is the flow SDE with σ = η."""
@@ -119,6 +122,7 @@ def test_the_step_of_dance_grpo_in_its_published_form(pair, eta):
     assert_close(found.std.flatten()[0].item(), eta * math.sqrt(-dt))
 
 
+@few
 @given(st.tuples(st.floats(0.1, 0.95), st.floats(0.1, 0.9)).map(lambda p: (p[0], p[0] * p[1])), st.floats(0.1, 0.5))
 def test_flow_grpo_at_equal_sigma_is_dance_grpo(pair, eta):
     t, t_next = pair
@@ -128,6 +132,7 @@ def test_flow_grpo_at_equal_sigma_is_dance_grpo(pair, eta):
     assert_close(flow.std, dance.std)
 
 
+@few
 @given(pairs_of_times, levels)
 def test_cps_keeps_the_coefficients(pair, eta):
     """(1-t') x0 + t' cos(η π/2) noise + t' sin(η π/2) z."""
@@ -198,6 +203,7 @@ def test_the_sdes_of_flows_keep_the_marginals(kind, eta):
     assert first[1] - 1 == pytest.approx(0.7**4 / 4, abs=0.01)
 
 
+@few
 @given(st.floats(0.05, 0.95), levels)
 def test_cps_loses_the_variance_that_it_is_known_to_lose(t, eta):
     """At fixed t: (1-t)² t² (1 - cos(η π/2))² / V."""
@@ -233,6 +239,7 @@ def test_log_probs_are_means_over_dimensions_of_the_normal_density():
     assert_close(Transition(mean, std).log_prob(x), expected)
 
 
+@few
 @given(st.floats(-2, 2), st.floats(-2, 2), st.floats(0.2, 2))
 def test_the_divergence_is_its_integral(a, b, std):
     """And so minus the mean log-ratio under the policy that draws: how far the ratio drifts below 1."""
@@ -242,6 +249,7 @@ def test_the_divergence_is_its_integral(a, b, std):
     assert_close(torch.trapezoid(integrand, x[:, 0]), p.kl(r)[0], rtol=0, atol=1e-9)
 
 
+@few
 @given(st.tuples(st.floats(0.1, 0.95), st.floats(0.1, 0.9)).map(lambda p: (p[0], p[0] * p[1])), st.floats(0.1, 1))
 def test_the_divergence_of_flow_grpo_in_velocities(pair, a):
     """|dt|/2 (σ (1-t) / (2t) + 1/σ)² ‖v - v_ref‖², of which ours is the mean over dimensions."""
@@ -260,6 +268,7 @@ def test_a_divergence_is_nothing_where_both_agree():
     assert ours.kl(ours).abs().max() == 0
 
 
+@few
 @given(st.floats(0.1, 0.9), st.floats(0.2, 1))
 def test_the_policy_gradient_of_a_step_has_its_known_coefficient(t, a):
     """∂ log p / ∂v at x' = μ + std z is -(1/a + a/2) sqrt(|dt| (1-t) / t) z, of which ours is the mean over dimensions."""
