@@ -95,8 +95,9 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
     for name, paper in _ON_GROUPS.items():
         yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
     for name, paper in {"d3po": "arXiv:2311.13231", "prdp": "arXiv:2402.08714"}.items():
-        pairs = {"samples_per_prompt": 2, "neighbours": 2}
-        yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", paper=paper, **pairs)
+        yield ObjectiveSpec(
+            name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, neighbours=2, paper=paper
+        )
     for name, needs, paper in (
         ("ddpo", _ROLLOUTS, "arXiv:2305.13301"),
         ("ppo", _ROLLOUTS | {"values"}, "arXiv:1707.06347"),
