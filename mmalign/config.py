@@ -93,6 +93,14 @@ class JudgePart(NamedPart):
     """Whether the run optimises it. By default it does if a training reward has the same name."""
 
 
+class DataPart(Part):
+    """Where rows come from."""
+
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What a row does that cannot be read: it stops the run, or the next row takes its place and it is counted. With
+    `skip` every picture is opened once more, to find out."""
+
+
 class Collect(Section):
     """Before training the model answers its prompts itself; `rewards` score the answers, and pairs are made of them."""
 
@@ -172,7 +180,7 @@ class Config(Section):
     """Python files with further plugins, relative to the config."""
     model: Part
     """What is trained."""
-    data: Part
+    data: DataPart
     """The rows it is trained on."""
     objective: Part
     """What the training minimises."""

@@ -15,6 +15,8 @@ from accelerate.utils import set_seed
 from mmalign import checkpoint, environment, loop
 from mmalign.compose import Chosen, build, resolved
 from mmalign.config import Config
+from mmalign.console import warn
+from mmalign.data.check import Readable
 from mmalign.data.collect import collect
 from mmalign.document import dump, read
 from mmalign.engine import Engine
@@ -132,6 +134,8 @@ def train(chosen: Chosen, resume: bool = False) -> Path:
         _start(run)
         run.hook.mmalign_run_start(run=run)
         loop.train(run)
+        if skipped := run.feed.skipped:
+            warn(run, f"{len(skipped)} bad rows were left out, for example {next(iter(skipped.values()))}")
         if run.is_main:
             parts.policy.save(folder / "model")
     except BaseException as error:
@@ -152,11 +156,16 @@ def _start(run: Run) -> None:
     rows: Source = run.parts.data
     if config.collect is not None:
         rows = collect(run, config.collect)
+    skip = config.data.on_bad_row == "skip"
+    if skip:
+        rows = Readable(rows, lambda path: run.hook.mmalign_read_media(path=path))
     engine.prepare(policy)
     run.keep("policy", policy)
     run.keep("engine", engine)
     run.keep("random", GlobalRandom(), per_process=True)
-    run.feed = run.keep("feed", Rows(rows, config.trainer.batch_size, config.trainer.seed, engine.rank, engine.world))
+    trainer = config.trainer
+    feed = Rows(rows, trainer.batch_size, trainer.seed, engine.rank, engine.world, skip_bad=skip)
+    run.feed = run.keep("feed", feed)
 
 
 def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
