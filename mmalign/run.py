@@ -5,7 +5,7 @@ plugin wants to remember. A run that is killed at any step and resumed is bitwis
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -180,19 +180,19 @@ def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
         return None
     if not written.is_file():
         raise UserError(f"nothing to resume: {folder} holds no run")
-    if changed := _differences(read(written), plain):
+    if changed := differences(read(written), plain, MAY_CHANGE):
         raise UserError(f"{folder} was started with another config; what differs: {', '.join(changed)}")
     dump(plain, written)
     found = checkpoint.found(folder / "checkpoints")
     return found[-1] if found else None
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Any, new: Any, but: Collection[str] = (), key: str = "") -> list[str]:
+    """In words, the keys in which two resolved configs differ; those of `but` may."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    same = old == new or key in MAY_CHANGE
-    return [] if same else [f"{key} ({old} -> {new})"]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), but, f"{key}.{k}".lstrip("."))]
+    return [] if old == new or key in but else [f"{key} ({old} -> {new})"]
 
 
 def _states(kept: Mapping[str, Stateful]) -> dict[str, Any]:
