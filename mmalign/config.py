@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mmalign.document import Document, read_source
+from mmalign.document import Document, Source, read_source
+from mmalign.errors import UserError
 from mmalign.faults import Fault, shown, validated
 
 Count = Annotated[int, Field(ge=1)]
@@ -94,6 +95,14 @@ class JudgePart(NamedPart):
 
     role: Literal["trained", "held-out"] | None = None
     """Whether the run optimises it. By default it does if a training reward has the same name."""
+
+
+class DataPart(Part):
+    """Where rows come from."""
+
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What a row does that cannot be read: it stops the run, or the next row takes its place and it is counted. With
+    `skip` every picture is opened once more, to find out."""
 
 
 class Collect(Section):
@@ -195,16 +204,25 @@ class Trainer(Section):
     """Where all randomness of training comes from."""
 
 
+def _is_a_folder_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set("/\\"):
+        raise ValueError(f"must be the name of a folder, without slashes, got {name!r}")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_is_a_folder_name)]
+
+
 class Config(Section):
     """One run."""
 
-    name: str
+    name: FolderName
     """Name of the run, which is also its folder's."""
     plugins: list[str] = []
     """Python files with further plugins, relative to the config."""
     model: Part
     """What is trained."""
-    data: Part
+    data: DataPart
     """The rows it is trained on."""
     objective: Part
     """What the training minimises."""
@@ -223,13 +241,6 @@ class Config(Section):
     folder: str = "runs"
     """Where run folders are made."""
 
-    @field_validator("name")
-    @classmethod
-    def _is_a_folder_name(cls, name: str) -> str:
-        if name in ("", ".", "..") or set(name) & set("/\\"):
-            raise ValueError(f"must be the name of a folder, without slashes, got {name!r}")
-        return name
-
     def plain(self) -> dict[str, Any]:
         """The document as plain data, defaults included."""
         return self.model_dump(mode="json")
@@ -242,6 +253,13 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, tolerant: bool = Fa
     document with its `faults` instead, so that the parts are checked too and all faults are told at once.
     """
     source = read_source(Path(path), overrides)
+    if "stages" in source.data:
+        raise UserError(f"{path} holds stages: name one of its runs here, the folder `runs/<name>/<round>-<stage>`")
+    return checked(source, tolerant=tolerant)
+
+
+def checked(source: Source, *, tolerant: bool = False) -> Document:
+    """As `load`, for what was read already."""
     config, faults = validated(Config, source.data)
     if config is not None:
         faults = list(_contradictions(config))

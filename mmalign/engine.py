@@ -1,13 +1,13 @@
 """Devices, precision, processes and the optimiser. The only file that imports accelerate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -15,6 +15,15 @@ from mmalign.config import Trainer
 from mmalign.errors import UserError
 
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
+
+T = TypeVar("T")
+
+
+def agreed(decide: Callable[[], T]) -> T:
+    """What the main process decides or does, awaited and known by every process."""
+    found: T = broadcast_object_list([decide() if PartialState().is_main_process else None])[0]
+    return found
 
 
 class Engine:

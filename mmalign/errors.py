@@ -1,6 +1,6 @@
-"""The two ways in which mmalign says no.
+"""The ways in which mmalign says no.
 
-Both are one sentence or more for a person: the thing, the place and the remedy. The command line prints them without a
+All are one sentence or more for a person: the thing, the place and the remedy. The command line prints them without a
 traceback; everything else that is raised is a defect and keeps its traceback.
 """
 
@@ -10,6 +10,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """A mistake that the user can mend: a key, a file, a name. Exit code 2; nothing was overwritten."""
+
+
+class BadRow(UserError):
+    """A row of data that cannot be used. Training stops with it, or leaves the row out and counts it (`data.on_bad_row`)."""
 
 
 class RunFailure(Exception):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmalign.config import Rollouts as Options
-from mmalign.errors import UserError
+from mmalign.errors import BadRow, UserError
 from mmalign.maths.advantages import tied
 from mmalign.parts import Batch, Row, Source
 from mmalign.records import Experience, LogProbs, Rollout, Samples, Scores
@@ -22,9 +22,15 @@ class Feed(Protocol):
     """What the loop takes its batches from.
 
     rows: all that there are. rows_per_batch: how many new ones a batch of all processes takes, on average.
+    skipped: why rows were left out, by their index.
     """
 
     rows: Source
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Those."""
+        ...
 
     @property
     def rows_per_batch(self) -> float:
@@ -54,15 +60,20 @@ class Rows:
     Every process shuffles with the same seed and takes its own slice of each global batch, so the rows of an update depend
     on the global batch size alone, not on how many processes share it.
 
-    batch_size: rows a process and call. rank, world: which process this is, of how many.
+    batch_size: rows a process and call. rank, world: which process this is, of how many. skip_bad: the row after a bad one
+    takes its place; else a bad row is raised. skipped: why rows were left out, by their index.
     """
 
-    def __init__(self, rows: Source, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self, rows: Source, batch_size: int, seed: int, rank: int = 0, world: int = 1, *, skip_bad: bool = False
+    ):
         self.rows = rows
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
         self.seed = seed
+        self.skip_bad = skip_bad
+        self.skipped: dict[int, str] = {}
         self.epoch = 0
         self.position = 0
         self._order = self._shuffled()
@@ -79,20 +90,32 @@ class Rows:
     def draw(self) -> list[int]:
         """The indices of the next rows."""
         indices = [self._next_index() for _ in range(self.batch_size * self.world)]
-        return indices[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        mine = indices[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        return [self._good(i) for i in mine] if self.skip_bad else mine
 
     def drain(self) -> dict[str, Tensor]:
         """Nothing is made."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and position within it; the order follows from seed and epoch."""
-        return {"epoch": self.epoch, "position": self.position}
+        """Epoch and position within it; the order follows from seed and epoch. And what was left out."""
+        return {"epoch": self.epoch, "position": self.position, "skipped": dict(self.skipped)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self.epoch, self.position = state["epoch"], state["position"]
+        self.skipped = dict(state.get("skipped", {}))
         self._order = self._shuffled()
+
+    def _good(self, index: int) -> int:
+        """That row, or the next good one. Which one that is depends on the data alone, so that processes stay in step."""
+        for i in (j % len(self.rows) for j in range(index, index + len(self.rows))):
+            try:
+                self.rows[i]
+                return i
+            except BadRow as error:
+                self.skipped[i] = str(error)
+        raise UserError(f"every row is bad, for example {next(iter(self.skipped.values()))}")
 
     def _next_index(self) -> int:
         if self.position == len(self._order):
@@ -119,7 +142,7 @@ class Rollouts:
     the buffer. A buffer is of one process, and so is all that is compared within it.
     """
 
-    def __init__(self, run: "Run", rows: Source, options: Options):
+    def __init__(self, run: "Run", rows: Source, options: Options, *, skip_bad: bool = False):
         trainer, engine = run.config.trainer, run.engine
         if run.parts.objective.advantages is None:
             raise UserError(
@@ -131,7 +154,7 @@ class Rollouts:
         self.options = options
         self.batch_size = trainer.batch_size
         self._run = run
-        self._prompts = Rows(rows, options.prompts, trainer.seed, engine.rank, engine.world)
+        self._prompts = Rows(rows, options.prompts, trainer.seed, engine.rank, engine.world, skip_bad=skip_bad)
         self._rng = run.stream("rollouts")
         self._asked: list[int] = []
         self._rollout: Rollout | None = None
@@ -140,6 +163,11 @@ class Rollouts:
         self._order: list[int] = []
         self._past: dict[int, list[float]] = {}
         self._metrics: dict[str, Tensor] = {}
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Why prompts were left out, by their index."""
+        return self._prompts.skipped
 
     @property
     def rows_per_batch(self) -> float:

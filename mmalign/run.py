@@ -5,7 +5,7 @@ plugin wants to remember. A run that is killed at any step and resumed is bitwis
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,8 @@ from accelerate.utils import set_seed
 from mmalign import checkpoint, environment, loop
 from mmalign.compose import Chosen, build, resolved, result
 from mmalign.config import Config
+from mmalign.console import warn
+from mmalign.data.check import Readable
 from mmalign.data.collect import collect
 from mmalign.document import dump, read
 from mmalign.engine import Engine
@@ -132,6 +134,8 @@ def train(chosen: Chosen, resume: bool = False) -> Path:
         _start(run)
         run.hook.mmalign_run_start(run=run)
         loop.train(run)
+        if skipped := run.feed.skipped:
+            warn(run, f"{len(skipped)} bad rows were left out, for example {next(iter(skipped.values()))}")
         if run.is_main:
             parts.policy.save(folder / "model")
             dump(result(chosen), folder / "model" / "mmalign.yaml")
@@ -153,19 +157,22 @@ def _start(run: Run) -> None:
     rows: Source = run.parts.data
     if config.collect is not None:
         rows = collect(run, config.collect)
+    skip = config.data.on_bad_row == "skip"
+    if skip:
+        rows = Readable(rows, lambda path: run.hook.mmalign_read_media(path=path))
     engine.prepare(policy)
     run.keep("policy", policy)
     run.keep("engine", engine)
     run.keep("random", GlobalRandom(), per_process=True)
-    run.feed = run.keep("feed", _feed(run, rows), per_process=True)
+    run.feed = run.keep("feed", _feed(run, rows, skip), per_process=True)
 
 
-def _feed(run: Run, rows: Source) -> Feed:
+def _feed(run: Run, rows: Source, skip_bad: bool) -> Feed:
     """The feed that the objective asks for."""
     trainer, engine, rollouts = run.config.trainer, run.engine, run.chosen.rollouts
     if rollouts is not None:
-        return Rollouts(run, rows, rollouts)
-    return Rows(rows, trainer.batch_size, trainer.seed, engine.rank, engine.world)
+        return Rollouts(run, rows, rollouts, skip_bad=skip_bad)
+    return Rows(rows, trainer.batch_size, trainer.seed, engine.rank, engine.world, skip_bad=skip_bad)
 
 
 def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
@@ -180,19 +187,19 @@ def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
         return None
     if not written.is_file():
         raise UserError(f"nothing to resume: {folder} holds no run")
-    if changed := _differences(read(written), plain):
+    if changed := differences(read(written), plain, MAY_CHANGE):
         raise UserError(f"{folder} was started with another config; what differs: {', '.join(changed)}")
     dump(plain, written)
     found = checkpoint.found(folder / "checkpoints")
     return found[-1] if found else None
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Any, new: Any, but: Collection[str] = (), key: str = "") -> list[str]:
+    """In words, the keys in which two resolved configs differ; those of `but` may."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    same = old == new or key in MAY_CHANGE
-    return [] if same else [f"{key} ({old} -> {new})"]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), but, f"{key}.{k}".lstrip("."))]
+    return [] if old == new or key in but else [f"{key} ({old} -> {new})"]
 
 
 def _states(kept: Mapping[str, Stateful]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The command line: `mmalign VERB ...`.
 
-Verbs stand in `runs.py`, `parts.py` and `configs.py`, and import what is heavy when they are called. What they raise
+Verbs stand in `runs.py`, `parts.py`, `configs.py` and `data.py`, and import what is heavy when they are called. What they raise
 ends here: exit code 2 for the user's mistakes, 1 for failures.
 """
 
@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmalign import __version__
-from mmalign.cli import configs, parts, runs
+from mmalign.cli import configs, data, parts, runs
 from mmalign.errors import RunFailure, UserError
 
 
@@ -105,6 +105,13 @@ _config = typer.Typer(no_args_is_help=True, help="Check a config, show it with a
 _verb("check", configs.check, "mmalign config check configs/quickstart.yaml trainer.steps=50", _config)
 _verb("show", configs.show, "mmalign config show configs/quickstart.yaml", _config)
 _verb("schema", configs.schema, "mmalign config schema > mmalign.schema.json", _config)
+_data = typer.Typer(
+    no_args_is_help=True, help="Check a data set row by row, convert a known layout, or show what it holds."
+)
+_verb("check", data.check, "mmalign data check pairs.jsonl", _data)
+_verb("convert", data.convert, "mmalign data convert train.parquet --preset pick-a-pic --out pairs", _data)
+_verb("info", data.info, "mmalign data info pairs.jsonl --json", _data)
+app.add_typer(_data, name="data", epilog="Example: mmalign data check train.parquet --preset pick-a-pic")
 app.add_typer(_config, name="config", epilog="Example: mmalign config check configs/quickstart.yaml")
 
 

@@ -12,6 +12,7 @@ from mmalign.errors import UserError
 if TYPE_CHECKING:
     from mmalign.compose import Chosen
     from mmalign.plugins import Plugins
+    from mmalign.stages import Stage, StagedDocument
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A config file, or the folder of a run.")]
 Target = Annotated[
@@ -40,6 +41,19 @@ def opened(ctx: typer.Context, path: Path, overrides: Sequence[str] | None) -> "
     from mmalign.compose import choose
 
     return choose(document, found)
+
+
+def opened_stages(
+    ctx: typer.Context, path: Path, overrides: Sequence[str] | None
+) -> "tuple[StagedDocument, list[Stage]] | None":
+    """A document with `stages:`, read and checked together with its parts; None when it is a single run."""
+    from mmalign import stages
+
+    file = path / "config.yaml" if path.is_dir() else path
+    if not stages.has_stages(file):
+        return None
+    document = stages.load(file, overrides or ())
+    return document, stages.choose_all(document, loaded(ctx, document.staged.plugins, file.parent))
 
 
 def need_plugins(ctx: typer.Context) -> None:

@@ -2,23 +2,28 @@
 
 import typer
 
-from mmalign.cli.common import ConfigFile, Overrides, opened, say_json
+from mmalign.cli.common import ConfigFile, Overrides, opened, opened_stages, say_json
 
 
 def check(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a config and every part it names. Reads no data and no weights, and needs no network."""
+    if staged := opened_stages(ctx, config, overrides):
+        document, stages = staged
+        typer.echo(f"{document.source.path}: ok, {len(stages)} stages in {document.staged.rounds} rounds")
+        return
     chosen = opened(ctx, config, overrides)
     typer.echo(f"{chosen.document.path}: ok")
 
 
 def show(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print a config with every default, as a run would keep it."""
-    chosen = opened(ctx, config, overrides)
+    """Print a config with every default, as a run would keep it; one document a stage."""
+    staged = opened_stages(ctx, config, overrides)
+    everything = [stage.chosen for stage in staged[1]] if staged else [opened(ctx, config, overrides)]
 
     from mmalign.compose import resolved
     from mmalign.document import text
 
-    typer.echo(text(resolved(chosen)), nl=False)
+    typer.echo("---\n".join(text(resolved(chosen)) for chosen in everything), nl=False)
 
 
 def schema() -> None:

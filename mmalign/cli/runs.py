@@ -3,12 +3,25 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmalign.cli.common import ConfigFile, Json, Overrides, Target, need_plugins, opened, say_json, say_table
+from mmalign.cli.common import (
+    ConfigFile,
+    Json,
+    Overrides,
+    Target,
+    need_plugins,
+    opened,
+    opened_stages,
+    say_json,
+    say_table,
+)
 from mmalign.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mmalign.stages import Stage, StagedDocument
 
 
 def train(
@@ -17,18 +30,26 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")] = False,
 ) -> None:
-    """Train a model as a config says, into a run folder of its own."""
-    chosen = opened(ctx, config, overrides)
+    """Train a model as a config says, into a run folder of its own, or a stage after the other into one each."""
+    if staged := opened_stages(ctx, config, overrides):
+        from mmalign import rounds
 
-    from mmalign import run
+        folder = rounds.train(*staged, resume)
+    else:
+        chosen = opened(ctx, config, overrides)
 
-    folder = run.train(chosen, resume)
+        from mmalign import run
+
+        folder = run.train(chosen, resume)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"run folder: {folder}")
 
 
 def plan(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) -> None:
     """Show what a run of a config will do, in order, and which function of which file does it. Nothing is built."""
+    if staged := opened_stages(ctx, config, overrides):
+        _plan_stages(*staged)
+        return
     chosen = opened(ctx, config, overrides)
 
     from mmalign.plan import stages
@@ -36,6 +57,19 @@ def plan(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) ->
     rows = [(stage.name, stage.what, stage.where) for stage in stages(chosen)]
     typer.echo(f"{chosen.document.path}: every check passed\n")
     say_table(("stage", "what", "where"), rows)
+
+
+def _plan_stages(document: "StagedDocument", stages: "Sequence[Stage]") -> None:
+    """How far each stage is, then the path of each stage of the first round."""
+    from mmalign import plan, rounds
+
+    found = rounds.statuses(stages)
+    rows = [(s.name, f.what, f.why, ", ".join(s.needs)) for s, f in zip(stages, found, strict=True)]
+    typer.echo(f"{document.source.path}: every check passed\n")
+    say_table(("stage", "now", "what changed", "needs"), rows)
+    for stage in stages[: len(document.staged.stages)]:
+        typer.echo(f"\n{stage.name}")
+        say_table(("part", "what", "where"), [(part.name, part.what, part.where) for part in plan.stages(stage.chosen)])
 
 
 def sample(

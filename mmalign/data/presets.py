@@ -1,31 +1,133 @@
-"""The layouts of known public preference data sets, mapped to prompt, chosen and rejected."""
+"""The layouts of known data sets: which columns hold words, pictures and labels, and how a row becomes mmalign's own.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+Rows of words keep TRL's columns (prompt, chosen, rejected, images); rows of media name two pictures or videos.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from mmalign.errors import UserError, nearest
+
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Preset:
     """How a layout is read.
 
-    columns: what a row must hold. pair: row -> {"prompt", "chosen", "rejected"}. label: the column that `decided` judges;
-    rows that it calls undecided (ties) are left out.
+    words, media: columns that hold texts, and pictures or videos (one, or a list of them). labels: columns with the values
+    that they may have. sides: the two things that a row compares, or None where rows are no pairs. winner: above 0 when the
+    first side is better, below 0 when the second is, 0 for a tie; it reads columns of `labels` and of `kept` alone.
+    prompt: the column that is asked. kept: columns that go along when they are there. unfold: makes the columns of a row.
+    texts: the sides are words, and `media` is what the prompt shows.
     """
 
-    columns: tuple[str, ...]
-    pair: Callable[[Mapping[str, Any]], dict[str, Any]]
-    label: str | None = None
-    decided: Callable[[Any], bool] = lambda label: True
+    words: Sequence[str] = ("prompt",)
+    media: Sequence[str] = ()
+    labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    sides: Callable[[Record], tuple[Any, Any]] | None = None
+    winner: Callable[[Record], float] = lambda row: 1
+    prompt: str = "prompt"
+    kept: Sequence[str] = ()
+    unfold: Callable[[Record], Record] = dict
+    texts: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """What a row must hold."""
+        return list(dict.fromkeys([*self.words, *self.media, *self.labels]))
+
+    def pair(self, row: Record) -> dict[str, Any]:
+        """An unfolded row as prompt, chosen and rejected. Ask `winner` first whether there is a preference."""
+        assert self.sides is not None
+        first, second = self.sides(row)
+        chosen, rejected = (first, second) if self.winner(row) > 0 else (second, first)
+        shown = {"images": [row[column] for column in self.media]} if self.texts and self.media else {}
+        kept = {column: row[column] for column in self.kept if row.get(column) is not None}
+        return {"prompt": row.get(self.prompt), "chosen": chosen, "rejected": rejected, **shown, **kept}
 
 
-def _pick_a_pic(row: Mapping[str, Any]) -> dict[str, Any]:
-    chosen, rejected = ("jpg_0", "jpg_1") if row["label_0"] > 0.5 else ("jpg_1", "jpg_0")
-    return {"prompt": row["caption"], "chosen": row[chosen], "rejected": row[rejected]}
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises UserError when there is none."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS) or '; known: ' + ', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _own_sides(row: Record) -> tuple[Any, Any]:
+    return row["chosen"], row["rejected"]
+
+
+def _own_winner(row: Record) -> float:
+    """Where a row tells how much better the chosen one is, that must not be nothing."""
+    if (scores := row.get("scores")) is not None:
+        return float(scores[0] != scores[1])
+    return float(row.get("strength") != 0)
+
+
+def _unfolded(row: Record) -> Record:
+    """RLHF-V keeps question, chosen and rejected as JSON in `text`; its .jsonl names the picture in `image_path`."""
+    text = row.get("text")
+    inner = json.loads(text) if isinstance(text, str) else text
+    shown = {"image": row["image_path"]} if row.get("image") is None and "image_path" in row else {}
+    return {**row, **shown, **(inner if isinstance(inner, Mapping) else {})}
+
+
+_VOTES = {"A": 1, "B": -1, "same": 0}
+_DIMENSIONS = ("VQ", "MQ", "TA")
+
+
+def _named_dimensions(row: Record) -> Record:
+    """Per dimension, which of the sides as they are written down is better."""
+    votes = {name: _VOTES.get(row.get(name, ""), 0) for name in _DIMENSIONS}
+    sign = 1 if sum(votes.values()) > 0 else -1
+    words = {1: "chosen", -1: "rejected", 0: "tie"}
+    return {**row, "preferences": {name: words[sign * vote] for name, vote in votes.items()}}
 
 
 PRESETS = {
-    "mmalign": Preset(("prompt", "chosen", "rejected"), dict),
+    "mmalign": Preset(("prompt",), ("chosen", "rejected"), {}, _own_sides, _own_winner, kept=("scores", "strength")),
+    "trl": Preset(("chosen", "rejected"), (), {}, _own_sides, kept=("images", "image", "strength"), texts=True),
+    "prompts": Preset(("prompt",)),
+    "samples": Preset(("prompt",), ("sample",)),
+    "labelled": Preset(("prompt",), ("sample",), {"label": (0, 1, -1)}),
     # Pick-a-Pic v1 and v2: label_0 is 1 when the first picture wins, 0 when the second does, 0.5 for a tie.
-    "pick-a-pic": Preset(("caption", "jpg_0", "jpg_1", "label_0"), _pick_a_pic, "label_0", lambda label: label != 0.5),
+    "pick-a-pic": Preset(
+        ("caption",),
+        ("jpg_0", "jpg_1"),
+        {"label_0": (0, 0.5, 1)},
+        lambda row: (row["jpg_0"], row["jpg_1"]),
+        lambda row: float(row["label_0"]) - 0.5,
+        prompt="caption",
+    ),
+    # HPDv2, train.json: two files, and 1 at the place of the preferred one.
+    "hpdv2": Preset(
+        ("prompt",),
+        ("file_path",),
+        {"human_preference": ([0, 1], [1, 0])},
+        lambda row: (row["file_path"][0], row["file_path"][1]),
+        lambda row: row["human_preference"][0] - row["human_preference"][1],
+    ),
+    # RLHF-V and RLAIF-V: a picture, a question and two answers.
+    "rlhf-v": Preset(
+        ("question", "chosen", "rejected"),
+        ("image",),
+        sides=_own_sides,
+        prompt="question",
+        unfold=_unfolded,
+        texts=True,
+    ),
+    # VideoAlign: A, B or same for visual quality, motion quality and text alignment. The side with more votes wins here;
+    # the votes themselves are kept as `preferences`.
+    "videoalign": Preset(
+        ("prompt",),
+        ("path_A", "path_B"),
+        dict.fromkeys(_DIMENSIONS, tuple(_VOTES)),
+        lambda row: (row["path_A"], row["path_B"]),
+        lambda row: sum(_VOTES[row[name]] for name in _DIMENSIONS),
+        kept=("preferences",),
+        unfold=_named_dimensions,
+    ),
 }

@@ -4,22 +4,22 @@ Text files hold one prompt a line; jsonl, csv and parquet go through Hugging Fac
 file that names them, or bytes. Rows are made when they are asked for, so pictures stay on the disk until then.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.presets import PRESETS, Preset
-from mmalign.errors import UserError, nearest
+from mmalign.data.presets import preset as preset_of
+from mmalign.data.stream import lines
+from mmalign.errors import BadRow, UserError, nearest
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt
 
 PLAIN = "{prompt}"
 """The template of a prompt that is asked as it is."""
 
-_LOADERS = {".csv": "csv", ".parquet": "parquet"}
+_LOADERS = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
 
 class Prompts:
@@ -82,17 +82,18 @@ class Pairs:
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Rows with `strength` (how much better the
     first is) or `scores` (of both) keep it.
-    preset: the layout: "mmalign" (prompt, chosen, rejected) or "pick-a-pic" (caption, jpg_0, jpg_1, label_0).
+    preset: the layout: "mmalign" (prompt, chosen, rejected), "pick-a-pic", "hpdv2" or "videoalign".
     split: which split, for a data set on the hub.
     """
 
     def __init__(self, path: str, preset: str = "mmalign", split: str = "train"):
+        self._path = path
         self._table = table(path, split)
         self._folder = Path(path).parent
-        if preset not in PRESETS:
-            raise UserError(f"unknown preset '{preset}'{nearest(preset, PRESETS) or '; known: ' + ', '.join(PRESETS)}")
-        self._preset: Preset = PRESETS[preset]
-        self._rows = list(self._decided(path))
+        self._preset = preset_of(preset)
+        if self._preset.sides is None or self._preset.texts:
+            raise UserError(f"preset '{preset}' is no layout of pairs of pictures or videos")
+        self._rows = list(self._decided())
         if not self._rows:
             raise UserError(f"{path} holds no pair with a preference")
 
@@ -101,7 +102,10 @@ class Pairs:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[self._rows[index]]
-        pair = self._preset.pair(row)
+        pair = self._preset.pair(self._preset.unfold(row))
+        for name in ("prompt", "chosen", "rejected"):
+            if not pair[name]:
+                raise BadRow(f"{self._path}: row {self._rows[index] + 1}: no {name}")
         return {
             "prompt": Prompt(pair["prompt"]),
             "chosen": medium(pair["chosen"], self._folder),
@@ -109,14 +113,21 @@ class Pairs:
             **rated(pair),
         }
 
-    def _decided(self, path: str) -> Iterator[int]:
-        """Indices of the rows with a preference. Reads the label column alone, never the pictures."""
-        columns = list(self._table[0]) if len(self._table) else list(self._preset.columns)
-        if missing := [c for c in self._preset.columns if c not in columns]:
-            raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns)}. Is preset right?")
-        label = self._preset.label
-        labels = [None] * len(self._table) if label is None else self._table[label]  # type: ignore[call-overload]
-        yield from (i for i, value in enumerate(labels) if self._preset.decided(value))
+    def _decided(self) -> Iterator[int]:
+        """Indices of the rows with a preference. Reads the columns with labels alone, never the pictures."""
+        known = list(self._table[0]) if len(self._table) else self._preset.columns
+        if missing := [c for c in self._preset.columns if c not in known]:
+            raise UserError(
+                f"{self._path}: no column {', '.join(missing)}; it has {', '.join(known)}. Is preset right?"
+            )
+        names = [name for name in (*self._preset.labels, *self._preset.kept) if name in known]
+        columns = [_column(self._table, name) for name in names]
+        for i in range(len(self._table)):
+            label = {name: column[i] for name, column in zip(names, columns, strict=True)}
+            if wrong := [n for n, allowed in self._preset.labels.items() if label[n] not in allowed]:
+                raise BadRow(f"{self._path}: row {i + 1}, column {wrong[0]}: label out of range: {label[wrong[0]]!r}")
+            if self._preset.winner(label) != 0:
+                yield i
 
 
 class LabelledRows(SampleRows):
@@ -185,6 +196,11 @@ def rated(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {"strength": float(pair["strength"])} if "strength" in pair else {}
 
 
+def _column(rows: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
+    """One column of a table, of which nothing else is read."""
+    return [row.get(name) for row in rows] if isinstance(rows, list) else rows.select_columns([name])[name]  # type: ignore[attr-defined]
+
+
 def medium(value: Any, folder: Path) -> Media:
     """A cell of a table as `Media`: bytes stay, a path is relative to `folder`."""
     if isinstance(value, dict):  # how `datasets` holds a picture that is not decoded
@@ -201,12 +217,10 @@ def table(path: str, split: str = "train") -> Sequence[dict[str, Any]]:
         from datasets import load_dataset
 
         if file.is_file() and file.suffix in _LOADERS:
-            rows: Sequence[dict[str, Any]] = load_dataset(_LOADERS[file.suffix], data_files=path, split="train")
-            return rows
+            return _undecoded(load_dataset(_LOADERS[file.suffix], data_files=path, split="train"))
         if file.suffix or file.is_absolute() or "/" not in path:
             raise UserError(f"no such file: {path}")
-        rows = load_dataset(path, split=split)
-        return rows
+        return _undecoded(load_dataset(path, split=split))
     except UserError:
         raise
     except Exception as error:
@@ -233,13 +247,18 @@ def _texts(path: Path, column: str) -> Iterator[str]:
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a row must be a JSON object, this is {type(row).__name__}")
+    for number, row, reason in lines(path):
+        if row is None:
+            raise BadRow(f"{path}:{number}: {reason}")
         yield row
+
+
+def _undecoded(rows: Any) -> Sequence[dict[str, Any]]:
+    """Rows of `datasets` whose pictures stay bytes or paths."""
+    from datasets import Image
+
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
+    found: Sequence[dict[str, Any]] = rows
+    return found

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import PLAIN, conditioned, medium, rated, scored, table
-from mmalign.errors import UserError
+from mmalign.errors import BadRow, UserError
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
 
@@ -35,7 +36,7 @@ class _Texts:
         self._path = path
         self._template = template
         self._table = table(path, split)
-        known = set(self._table[0]) if len(self._table) else set()
+        known = set(self._unfolded(self._table[0])) if len(self._table) else set()
         if known and not any(layout <= known for layout in self.layouts):
             wanted = " or ".join(", ".join(sorted(layout)) for layout in self.layouts)
             raise UserError(f"{path}: needs the columns {wanted}; it has {', '.join(sorted(known))}")
@@ -45,25 +46,21 @@ class _Texts:
 
     def __getitem__(self, index: int) -> Row:
         try:
-            row = self._table[index]
+            row = self._unfolded(self._table[index])
             read = self._read(row)
             return {**read, "prompt": conditioned(read["prompt"], self._template, row)}
         except UserError as error:
-            raise UserError(f"{self._path}: row {index + 1}: {error}") from None
+            raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._path).parent
+
+    def _unfolded(self, row: Message) -> Message:
+        return row
 
     def _read(self, row: Message) -> Row:
-        return {"prompt": self._prompt(row["prompt"], row)}
-
-    def _prompt(self, asked: Any, row: Message) -> Prompt:
-        """The prompt in a cell, with the row's pictures."""
-        messages = _messages(asked, "user")
-        turns = [Turn(str(message["role"]), _said(message)) for message in messages]
-        if not turns or turns[-1].role != "user":
-            raise UserError("a prompt must end with what the user says")
-        images = tuple(_images(row, messages, Path(self._path).parent))
-        if (slots := sum(map(_slots, messages))) not in (0, len(images)):
-            raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
-        return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
+        return {"prompt": _prompt(row["prompt"], row, self._folder)}
 
 
 class TextPrompts(_Texts):
@@ -79,24 +76,27 @@ class TextPairs(_Texts):
     """Preference pairs of answers: columns prompt, chosen, rejected and images, plain or conversational.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
+    preset: the layout: "trl", or "rlhf-v" (RLHF-V and RLAIF-V).
     split: which split, for a data set on the hub.
     template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
     layouts: Sequence[frozenset[str]] = (frozenset({"chosen", "rejected"}),)
 
+    def __init__(self, path: str, preset: str = "trl", split: str = "train", template: str = PLAIN):
+        self._preset = preset_of(preset)
+        if self._preset.sides is None or not self._preset.texts:
+            raise UserError(f"preset '{preset}' is no layout of pairs of answers")
+        super().__init__(path, split, template)
+
+    def _unfolded(self, row: Message) -> Message:
+        return self._preset.unfold(row)
+
     def _read(self, row: Message) -> Row:
-        chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
-        asked = row.get("prompt")
-        if asked is None:
-            shared = _shared(chosen, rejected)
-            asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        return {
-            "prompt": self._prompt(asked, row),
-            "chosen": _answer(chosen),
-            "rejected": _answer(rejected),
-            **rated(row),
-        }
+        if missing := [name for name in self._preset.columns if row.get(name) is None]:
+            raise UserError(f"no {', '.join(missing)}")
+        pair = self._preset.pair(row)
+        return {**text_pair(pair, self._folder), **rated(pair)}
 
 
 class TextSamples(_Texts):
@@ -114,7 +114,29 @@ class TextSamples(_Texts):
             asked, said = row["messages"][:-1], row["messages"][-1:]
         else:
             asked, said = row["prompt"], row["completion"]
-        return {"prompt": self._prompt(asked, row), "sample": _answer(_messages(said, "assistant"))}
+        return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
+
+
+def text_pair(row: Message, folder: Path) -> Row:
+    """A pair in TRL's columns. Raises UserError that says what is wrong with it."""
+    chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
+    asked = row.get("prompt")
+    if asked is None:
+        shared = _shared(chosen, rejected)
+        asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    return {"prompt": _prompt(asked, row, folder), "chosen": _answer(chosen), "rejected": _answer(rejected)}
+
+
+def _prompt(asked: Any, row: Message, folder: Path) -> Prompt:
+    """The prompt in a cell, with the row's pictures, which are relative to `folder`."""
+    messages = _messages(asked, "user")
+    turns = [Turn(str(message["role"]), _said(message)) for message in messages]
+    if not turns or turns[-1].role != "user":
+        raise UserError("a prompt must end with what the user says")
+    images = tuple(_images(row, messages, folder))
+    if (slots := sum(map(_slots, messages))) not in (0, len(images)):
+        raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
+    return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
 
 
 class TextScored(TextSamples):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign import compose, config, plan, plugins
+from mmalign import compose, config, plan, plugins, stages
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -15,15 +15,22 @@ def found():
     return plugins.load()
 
 
+def every_run(path, found):
+    """What a config chooses: for one run, or for each of its stages."""
+    if stages.has_stages(path):
+        return [stage.chosen for stage in stages.choose_all(stages.load(path), found)]
+    return [compose.choose(config.load(path, tolerant=True), found)]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_shipped_config_passes_every_check(path, found):
-    chosen = compose.choose(config.load(path, tolerant=True), found)
-    stages = [stage.name for stage in plan.stages(chosen)]
-    assert stages[0] == "data"
-    assert stages[-1] == "result"
-    resolved = compose.resolved(chosen)
-    assert resolved["sampling"]["steps"] == chosen.sampling["steps"]
-    assert resolved["trainer"]["betas"]
+    for chosen in every_run(path, found):
+        parts = [part.name for part in plan.stages(chosen)]
+        assert parts[0] == "data"
+        assert parts[-1] == "result"
+        resolved = compose.resolved(chosen)
+        assert resolved["sampling"]["steps"] == chosen.sampling["steps"]
+        assert resolved["trainer"]["betas"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -29,6 +29,8 @@ class DiffusersModel:
     variant: which weight files to take, for example "fp16".
     dtype: of the frozen weights. What trains is float32; so is the VAE.
     adapter: LoRA; None trains the whole denoiser and keeps a frozen copy as reference.
+    lora: folder or hub id of an earlier LoRA. It becomes part of the base, so that the reference has it too, and what is saved
+        holds both.
     resolution: side of the pictures in pixels; None is what the denoiser was made for.
     embedded_guidance: the guidance that FLUX dev is told; other models are guided when sampled.
 
@@ -42,9 +44,11 @@ class DiffusersModel:
         variant: str | None = None,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         adapter: Lora | None = _LORA,
+        lora: str | None = None,
         resolution: PositiveInt | None = None,
         embedded_guidance: float = 3.5,
     ):
+        from mmalign_diffusion.models.earlier import fuse
         from mmalign_diffusion.models.loading import load
         from mmalign_diffusion.models.schedule import path_of
         from mmalign_diffusion.models.weights import weights_of
@@ -55,11 +59,12 @@ class DiffusersModel:
         self.family = family(self.pipe, resolution, embedded_guidance)
         self.path = path_of(self.pipe.scheduler, self.family)
         self.latent_shape = self.family.latent_shape
+        self.network: nn.Module = getattr(self.pipe, family.denoiser)
+        fused = {} if lora is None else fuse(self.network, family.denoiser, lora)
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        self.network: nn.Module = getattr(self.pipe, family.denoiser)
-        self.weights = weights_of(self.network, adapter, frozen)
+        self.weights = weights_of(self.network, adapter, frozen, fused)
         if self.family.resolution > _ONE_BY_ONE:
             self.pipe.vae.enable_slicing()
 

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
+from mmalign_diffusion.models import earlier
+from mmalign_diffusion.models.earlier import Matrices
 from mmalign_diffusion.models.lora import Lora
 
 
-def weights_of(denoiser: nn.Module, adapter: Lora | None, dtype: torch.dtype) -> "Weights":
-    """LoRA inside `denoiser`, or all of it; frozen weights are in `dtype`."""
-    return FullWeights(denoiser, dtype) if adapter is None else LoraWeights(denoiser, adapter)
+def weights_of(denoiser: nn.Module, adapter: Lora | None, dtype: torch.dtype, fused: Matrices) -> "Weights":
+    """LoRA inside `denoiser`, or all of it; frozen weights are in `dtype`. fused: the earlier LoRA in it."""
+    return FullWeights(denoiser, dtype) if adapter is None else LoraWeights(denoiser, adapter, fused)
 
 
 class Weights(ABC):
@@ -59,7 +61,8 @@ class Weights(ABC):
 class LoraWeights(Weights):
     """LoRA inside a frozen denoiser. The matrices are float32 whatever the base is."""
 
-    def __init__(self, denoiser: Any, lora: Lora):
+    def __init__(self, denoiser: Any, lora: Lora, fused: Matrices):
+        self.fused = fused
         self.denoiser = denoiser.requires_grad_(False)
         try:
             denoiser.add_adapter(_peft_config(lora))
@@ -84,12 +87,10 @@ class LoraWeights(Weights):
             self.denoiser.enable_adapters()
 
     def save(self, pipe: Any, folder: Path) -> None:
-        """`pytorch_lora_weights.safetensors`, for `pipe.load_lora_weights(folder)`."""
+        """`pytorch_lora_weights.safetensors`, for `pipe.load_lora_weights(folder)`, the earlier LoRA included."""
         name = "unet" if self.denoiser is getattr(pipe, "unet", None) else "transformer"
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.denoiser))
-        # Without the metadata a reader takes the rank for alpha.
-        metadata = self.denoiser.peft_config["default"].to_dict()
-        pipe.save_lora_weights(folder, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata})
+        layers = earlier.joined(self.fused, earlier.matrices(self.denoiser, "default"))
+        pipe.save_lora_weights(folder, **{f"{name}_lora_layers": convert_state_dict_to_diffusers(layers)})
 
     def to(self, device: torch.device | str) -> None:
         """Nothing lies beside the pipeline."""
