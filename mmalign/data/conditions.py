@@ -81,7 +81,7 @@ def text_unpaired(path: str, split: str = "train", good: str = PLAIN, bad: str =
 
     path, split: as for text-pairs. good, bad: what the model is asked for each; `{prompt}` is the prompt.
     """
-    return TakenApart(TextPairs(path, split), good, bad)
+    return TakenApart(TextPairs(path, split=split), good, bad)
 
 
 def goal_pairs(path: str, preset: str = "mmalign", split: str = "train", template: str = GOAL) -> Goals:
@@ -97,4 +97,4 @@ def text_goal_pairs(path: str, split: str = "train", template: str = GOAL) -> Go
 
     path, split: as for text-pairs. template: what the model is asked; `{prompt}` is the prompt, `{goal}` the score.
     """
-    return Goals(TextPairs(path, split), template)
+    return Goals(TextPairs(path, split=split), template)

@@ -89,7 +89,9 @@ def _named_dimensions(row: Record) -> Record:
 
 PRESETS = {
     "mmalign": Preset(("prompt",), ("chosen", "rejected"), {}, _own_sides, _own_winner, kept=("scores", "strength")),
-    "trl": Preset(("chosen", "rejected"), (), {}, _own_sides, kept=("images", "image", "strength"), texts=True),
+    "trl": Preset(
+        ("chosen", "rejected"), (), {}, _own_sides, kept=("images", "image", "scores", "strength"), texts=True
+    ),
     "prompts": Preset(("prompt",)),
     "samples": Preset(("prompt",), ("sample",)),
     "labelled": Preset(("prompt",), ("sample",), {"label": (0, 1, -1)}),

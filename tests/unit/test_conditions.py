@@ -115,7 +115,7 @@ def test_a_goal_turns_the_pair_round_and_doubles_the_data(write):
 
 @pytest.mark.parametrize(
     ("row", "says"),
-    [({**PAIR, "scores": [4, 4]}, "same score"), ({**PAIR, "scores": None}, "pair 1 has no `scores`")],
+    [({**PAIR, "scores": [4, 4]}, "no pair with a preference"), ({**PAIR, "scores": None}, "pair 1 has no `scores`")],
 )
 def test_pairs_without_different_scores_have_no_goal(row, says, write):
     with pytest.raises(UserError, match=says):

@@ -3,6 +3,7 @@
 The cells of docs/objectives.md are ticked by the marker `covers` (objective, process) of tests such as this one.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from mmalign import options
 from mmalign.builtin.parts import mmalign_objectives
 from mmalign.parts import Parts
 from mmalign.processes import PROCESSES, process_class
-from mmalign.records import Prompt
+from mmalign.records import Experience, Prompt, Scores
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
 
 SPECS = {spec.name: spec for spec in mmalign_objectives()}
 CELLS = [(name, process) for name, spec in SPECS.items() for process in PROCESSES]
 FITTING = [(name, process) for name, process in CELLS if SPECS[name].needs <= process_class(process).offers]
+ON_ROWS = [(name, process) for name, process in FITTING if SPECS[name].feed == "rows" and process != "scoring"]
+ON_ROLLOUTS = [(name, process) for name, process in FITTING if SPECS[name].feed == "rollouts"]
 
 ASKED = {"better": "{prompt}a", "worse": "{prompt}g"}  # the toy knows few letters
 GIVEN = {"weighted-sum": {"losses": {"dpo": {"weight": 1.0}, "sft": {"weight": 0.1}}}, "tis-dpo": ASKED, "t-reg": ASKED}
@@ -43,7 +47,7 @@ MADE = {"tokens": tokens, "denoising": denoising}
 
 
 @pytest.mark.parametrize(
-    ("name", "process"), [pytest.param(*cell, marks=pytest.mark.covers(*cell)) for cell in FITTING]
+    ("name", "process"), [pytest.param(*cell, marks=pytest.mark.covers(*cell)) for cell in ON_ROWS]
 )
 def test_a_step_down_the_gradient_lowers_the_loss(name, process):
     made, batch = MADE[process]()
@@ -57,6 +61,37 @@ def test_a_step_down_the_gradient_lowers_the_loss(name, process):
     assert step.norm() > 0
     weights = list(made.policy.network.adapter.parameters())
     moved = torch.nn.utils.parameters_to_vector(weights).detach() - 1e-4 * step / step.norm()
+    torch.nn.utils.vector_to_parameters(moved, weights)
+    assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < found.values.mean()
+
+
+def scored(process: str) -> tuple[Parts, Experience]:
+    """A buffer of two samples for each of two prompts, the second of which always scores higher."""
+    made = MADE[process]()[0]
+    if process == "denoising":
+        made.policy.sampling = replace(made.policy.sampling, eta=1.0)
+    asked = [prompt for prompt in (Prompt("ab"), Prompt("c")) for _ in range(2)]
+    scores = Scores(torch.tensor([0.0, 1.0, 0.25, 0.5]))
+    length = CheckedReward("length", lambda samples: torch.tensor([len(made) % 3.0 for made in samples.made]))
+    reward = WeightedReward([length], [1.0])
+    return replace(made, reward=reward), Experience(made.policy.rollout(asked, range(4)), scores, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "process"), [pytest.param(*cell, marks=pytest.mark.covers(*cell)) for cell in ON_ROLLOUTS]
+)
+def test_a_step_on_rollouts_lowers_the_loss(name, process):
+    made, experience = scored(process)
+    if "values" in SPECS[name].needs:
+        made.policy.add_critic()
+    required = {option.name: 4 for option in options.described(SPECS[name]) if option.required}
+    objective = options.bind_objective(SPECS[name], required)
+    batch = {"rollout": experience.rollout, **objective.advantages(made, experience)}
+    found = objective.loss(**objective.terms(made, batch, rng()))
+    step = toy.gradient(made, found.values.mean())
+    assert step.norm() > 0
+    weights = list(made.policy.network.adapter.parameters())
+    moved = torch.nn.utils.parameters_to_vector(weights).detach() - 1e-5 * step / step.norm()
     torch.nn.utils.vector_to_parameters(moved, weights)
     assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < found.values.mean()
 
