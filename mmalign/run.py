@@ -123,12 +123,14 @@ def train(chosen: Chosen, resume: bool = False) -> Path:
     """
     engine = Engine(chosen.config.trainer)
     folder = run_folder(chosen.config)
-    restored = engine.broadcast(_open(chosen, folder, resume) if engine.is_main else None)
+    restored = engine.broadcast(_found(chosen, folder, resume) if engine.is_main else None)
     set_seed(chosen.config.trainer.seed)
     parts = build(chosen, engine.device)
     run = Run(chosen, folder, engine, parts, checkpoint.read(restored, engine.rank) if restored else ({}, {}))
     run.step = run._restored_shared.get("step", 0)
-    if run.is_main:
+    if run.is_main:  # not before all parts are built: a mistake in one of them leaves no folder behind
+        folder.mkdir(parents=True, exist_ok=True)
+        dump(resolved(chosen), folder / "config.yaml")
         environment.write(run)
     try:
         _start(run)
@@ -175,21 +177,17 @@ def _feed(run: Run, rows: Source, skip_bad: bool) -> Feed:
     return Rows(rows, trainer.batch_size, trainer.seed, engine.rank, engine.world, skip_bad=skip_bad)
 
 
-def _open(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
-    """Make or check the run folder. Returns the checkpoint to go on from."""
+def _found(chosen: Chosen, folder: Path, resume: bool) -> Path | None:
+    """Check what lies in the run folder. Returns the checkpoint to go on from."""
     written = folder / "config.yaml"
-    plain = resolved(chosen)
     if not resume:
         if written.exists():
             raise UserError(f"{folder} already holds a run: go on with --resume, or choose another name=...")
-        folder.mkdir(parents=True, exist_ok=True)
-        dump(plain, written)
         return None
     if not written.is_file():
         raise UserError(f"nothing to resume: {folder} holds no run")
-    if changed := differences(read(written), plain, MAY_CHANGE):
+    if changed := differences(read(written), resolved(chosen), MAY_CHANGE):
         raise UserError(f"{folder} was started with another config; what differs: {', '.join(changed)}")
-    dump(plain, written)
     found = checkpoint.found(folder / "checkpoints")
     return found[-1] if found else None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.sources import medium, table
-from mmalign.data.texts import TextPairs, TextSamples
+from mmalign.data.texts import TextPairs, TextSamples, text_pair
 from mmalign.errors import UserError
 from mmalign.parts import Row
 from mmalign.records import EVERY, Prompt, Segment
@@ -63,7 +63,7 @@ class TextPreferences(TextPairs):
     layouts = (frozenset({"chosen", "rejected"}), frozenset({"first", "second"}))
 
     def __init__(self, path: str, split: str = "train"):
-        super().__init__(path, split)
+        super().__init__(path, split=split)
         self._judged = _checked(path, self._table, _JUDGED, judgement)
         self._sides = _sides(path, self._table)
         _some_decided(path, self._judged)
@@ -75,7 +75,7 @@ class TextPreferences(TextPairs):
 
     def _read(self, row: Mapping[str, Any]) -> Row:
         first, second = self._sides
-        return super()._read({**row, "chosen": row[first], "rejected": row[second]})
+        return text_pair({**row, "chosen": row[first], "rejected": row[second]}, self._folder)
 
 
 class Ratings:
@@ -107,7 +107,7 @@ class TextRatings(TextSamples):
     """
 
     def __init__(self, path: str, split: str = "train"):
-        super().__init__(path, split)
+        super().__init__(path, split=split)
         self._rated = _checked(path, self._table, ("rating", "ratings"), ratings)
 
     def __getitem__(self, index: int) -> Row:

@@ -14,6 +14,7 @@ CASES = {
     "reward without gradient": (["rewards=[oracle]"], ["oracle", "differentiable"]),
     "data without pairs": (["objective=dpo"], ["dpo", "chosen"]),
     "no reward": (["rewards=[]"], ["draft", "rewards"]),
+    "prompts that are not there": (["evaluation.prompts.size=999999"], ["evaluation.prompts", "size", "999999"]),
     "missing package": (["model.path=mmalign_nothing:assets/sd"], ["pip install mmalign-nothing"]),
 }
 
@@ -25,7 +26,7 @@ def test_a_mistake_is_one_message(mmalign, config, tmp_path, overrides, words):
     assert "Traceback" not in outcome.stderr
     for word in words:
         assert word in outcome.stderr
-    assert not (tmp_path / "runs/small/metrics.jsonl").exists()
+    assert not (tmp_path / "runs/small").exists()
 
 
 def test_an_empty_prompt_file_is_named(mmalign, config, tmp_path):
