@@ -1,4 +1,4 @@
-"""Draw the picture of the README from a finished run: what the model made before and after, and what the oracle says of it.
+"""Draw the picture of the README from a finished run: the shown prompts whose verdict changed, before and after, in their order.
 
 python docs/before_after.py RUN OUT.png
 """
@@ -10,29 +10,39 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE, GAP, LEFT, TOP, BOTTOM = 128, 12, 64, 58, 26
+SIDE, GAP, LEFT, TOP, BOTTOM = 112, 12, 64, 58, 26
+BAND = TOP + 2 * (SIDE + BOTTOM)
+COLUMNS = 8
+FONT = ImageFont.load_default(12)
 RIGHT, WRONG = "#1a7f37", "#b42318"
 
 
 def main(run: Path, out: Path) -> None:
-    """One column a prompt: its text, the picture before, the picture after."""
+    """One column a prompt: its text, the picture before, the picture after; `COLUMNS` of them side by side."""
     steps = sorted((run / "samples").iterdir())
-    rows = [(name, steps[i], _read(steps[i])) for name, i in (("before", 0), ("after", -1))]
-    prompts = [row["prompt"] for row in rows[0][2]]
-    canvas = Image.new("RGB", (LEFT + len(prompts) * (SIDE + GAP), TOP + 2 * (SIDE + BOTTOM)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for column, prompt in enumerate(prompts):
-        x = LEFT + column * (SIDE + GAP)
-        draw.multiline_text((x, 6), textwrap.fill(prompt, 20), fill="black", font=font)
-        for number, (_, folder, samples) in enumerate(rows):
-            y = TOP + number * (SIDE + BOTTOM)
-            picture = Image.open(folder / samples[column]["sample"]).convert("RGB")
-            canvas.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
-            right = samples[column]["scores"]["oracle"] == 1
-            draw.text((x, y + SIDE + 3), "right" if right else "wrong", fill=RIGHT if right else WRONG, font=font)
-    for number, (name, _, _) in enumerate(rows):
-        draw.text((6, TOP + number * (SIDE + BOTTOM) + SIDE // 2 - 8), name, fill="black", font=font)
+    before, after = _read(steps[0]), _read(steps[-1])
+    changed = [pair for pair in zip(before, after, strict=True) if _right(pair[0]) != _right(pair[1])]
+    bands = -(-len(changed) // COLUMNS)
+    canvas = Image.new("RGB", (LEFT + COLUMNS * (SIDE + GAP), bands * BAND), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, pair in enumerate(changed):
+        x, y = LEFT + i % COLUMNS * (SIDE + GAP), i // COLUMNS * BAND
+        draw.multiline_text((x, y + 6), textwrap.fill(pair[0]["prompt"], 19), fill="black", font=FONT)
+        for number, (folder, row) in enumerate(zip((steps[0], steps[-1]), pair, strict=True)):
+            top = y + TOP + number * (SIDE + BOTTOM)
+            picture = Image.open(folder / row["sample"]).convert("RGB")
+            canvas.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, top))
+            verdict, colour = ("right", RIGHT) if _right(row) else ("wrong", WRONG)
+            draw.text((x, top + SIDE + 3), verdict, fill=colour, font=FONT)
+    for band in range(bands):
+        for number, name in enumerate(("before", "after")):
+            y = band * BAND + TOP + number * (SIDE + BOTTOM) + SIDE // 2 - 8
+            draw.text((6, y), name, fill="black", font=FONT)
     canvas.save(out, optimize=True)
+
+
+def _right(row: dict) -> bool:
+    return row["scores"]["oracle"] == 1
 
 
 def _read(folder: Path) -> list[dict]:

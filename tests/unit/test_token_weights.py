@@ -154,7 +154,7 @@ def test_the_divergence_of_denoising_is_the_kl_of_its_surrogates():
 
 @pytest.mark.parametrize("made", [tokens(), toy.parts()], ids=["tokens", "denoising"])
 def test_a_divergence_is_zero_at_the_reference_alone(made):
-    batch = BATCH if made.policy.offers >= {"rollouts"} else toy.pairs(2)
+    batch = BATCH if made.policy.offers >= {"exact-likelihood"} else toy.pairs(2)
     rows = made.policy.encode(batch["prompt"], batch["chosen"], rng())
     draw = made.policy.draw(rows, rng())
     found = made.policy.divergence(rows, draw)

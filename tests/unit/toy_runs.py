@@ -44,6 +44,7 @@ def made(
     for plugin in plugins:
         manager.register(plugin)
     chosen = SimpleNamespace(
+        objective=SimpleNamespace(offer=SimpleNamespace(spec=spec)),
         config=Config.model_validate(plain),
         plugins=SimpleNamespace(hook=manager.hook),
         rollouts=Rollouts(**{"prompts": 4, "samples_per_prompt": 4, "batch_size": 6, **(rollouts or {})}),

@@ -21,7 +21,7 @@ def pretrain(
     ],
     seed: Annotated[int, typer.Option(help="Where all randomness comes from.")] = 0,
 ) -> None:
-    """Train the generator and the CLIP from nothing: about an hour on two cores.
+    """Train the generator and the CLIP from nothing: about an hour and a half on two cores.
 
     Example: mmalign shapes pretrain --out assets-new
     """
