@@ -1,4 +1,4 @@
-"""The little language of captions: say a scene, read a caption back, take it apart into statements.
+"""The little language of captions: say a scene, read a caption back.
 
 a red circle
 a red circle left of a blue square
@@ -24,16 +24,6 @@ class Caption:
 
     def __str__(self) -> str:
         return say(self)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One atomic claim. type: "object" (a shape is there), "attribute" (it has that colour) or "relation"."""
-
-    type: str
-    text: str
-    kinds: tuple[Kind, ...]
-    relation: str | None = None
 
 
 def caption_of(scene: Scene) -> Caption:
@@ -70,20 +60,6 @@ def read(text: str) -> Caption:
         if len(parts) == 2:
             return Caption((_kind(parts[0]), _kind(parts[1])), relation)
     return Caption(tuple(_kind(part) for part in re.split(r", | and ", body)))
-
-
-def statements(caption: Caption) -> list[Statement]:
-    """The atomic claims of a caption, objects first."""
-    objects = [Statement("object", f"there is a {k.shape}", (k,)) for k in caption.kinds]
-    attributes = [Statement("attribute", f"the {k.shape} is {k.color}", (k,)) for k in caption.kinds]
-    if caption.relation is None:
-        return objects + attributes
-    a, b = caption.kinds
-    return [
-        *objects,
-        *attributes,
-        Statement("relation", f"the {a} is {caption.relation} the {b}", (a, b), caption.relation),
-    ]
 
 
 def corrupted(caption: Caption, rng: random.Random) -> Caption:

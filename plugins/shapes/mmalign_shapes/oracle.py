@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from mmalign_shapes.grammar import Caption, Statement, read, statements
+from mmalign_shapes.grammar import Caption, read
 from mmalign_shapes.render import picture
-from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing, holds
+from mmalign_shapes.statements import Claim, Mention, Statement, statements
 
 _SMALLEST = 50
 """Pixels of the smallest blob that can be a thing."""
@@ -24,7 +25,6 @@ _SPECK = 14
 _CLEAR = 0.88
 """Least sum of a shape's overlap and its lead over the next best: a worn outline will do where nothing else comes near."""
 _LEAD = 0.03
-_APART = 8.0
 _NAMES = tuple(COLORS)
 _PALETTE = np.array([*COLORS.values()], dtype=np.float32)
 _STRANGE = 45.0
@@ -50,6 +50,14 @@ class Verdict:
     correct: bool
     unsure: bool
     seen: Seen
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A statement and whether it is true; None is no statement, or one about a thing that is not there."""
+
+    statement: Statement
+    true: bool | None
 
 
 def look(pixels: Tensor) -> Seen:
@@ -89,23 +97,36 @@ def caption_seen(seen: Seen) -> Caption | None:
     found = tuple(thing.kind for thing in seen.things)
     if len(found) != 2:
         return Caption(found)
-    relation = next((r for r in RELATIONS if _holds(seen.things[0], seen.things[1], r)), None)
+    relation = next((r for r in RELATIONS if holds(seen.things[0], seen.things[1], r)), None)
     return Caption(found, relation) if relation else None
 
 
-def true_statements(scene: Scene, caption: Caption) -> list[tuple[Statement, bool]]:
-    """Each statement of a caption with whether it is true of a scene."""
-    return [(statement, _true(statement, scene)) for statement in statements(caption)]
+def judged(text: str, scene: Scene) -> list[Judged]:
+    """Each statement of a text with whether it is true of a scene. Every error counts once, where it begins: of a thing that
+    is not there, its existence is false, and its colour and place are neither true nor false.
+    """
+    return [Judged(statement, _true(statement.claim, scene)) for statement in statements(text)]
 
 
-def _true(statement: Statement, scene: Scene) -> bool:
-    if statement.type == "object":
-        return any(kind.shape == statement.kinds[0].shape for kind in scene.kinds)
-    if statement.type == "attribute":
-        return statement.kinds[0] in scene.kinds
-    first, second = statement.kinds
-    pairs = ((a, b) for a in scene.things for b in scene.things if a.kind == first and b.kind == second and a != b)
-    return any(_holds(a, b, str(statement.relation)) for a, b in pairs)
+def _true(claim: Claim | None, scene: Scene) -> bool | None:
+    if claim is None:
+        return None
+    if claim.count is not None:
+        return claim.count == len(scene.things)
+    if claim.type == "existence":
+        return bool(_meant(claim.things[0], scene))
+    meant = [_meant(mention, scene) for mention in claim.things]
+    if not all(meant):
+        return None
+    if claim.relation is None:
+        return any(thing.kind.color == claim.things[0].color for thing in meant[0])
+    return any(a != b and holds(a, b, claim.relation) for a in meant[0] for b in meant[1])
+
+
+def _meant(mention: Mention, scene: Scene) -> list[Thing]:
+    """The things that may be meant: of that colour and shape, or else of that shape."""
+    alike = [thing for thing in scene.things if thing.kind.shape == mention.shape]
+    return [thing for thing in alike if thing.kind.color == mention.color] or alike
 
 
 def _shows(seen: Seen, claim: Caption) -> bool:
@@ -115,15 +136,7 @@ def _shows(seen: Seen, claim: Caption) -> bool:
         return True
     first, second = claim.kinds
     pairs = [(a, b) for a in seen.things for b in seen.things if a is not b and (a.kind, b.kind) == (first, second)]
-    return any(_holds(a, b, claim.relation) for a, b in pairs)
-
-
-def _holds(a: Thing, b: Thing, relation: str) -> bool:
-    """Whether `a` lies clearly, and more along the relation's axis than across it, on that side of `b`."""
-    dx, dy = RELATIONS[relation]
-    along = (a.x - b.x) * dx + (a.y - b.y) * dy
-    across = abs((a.x - b.x) * dy) + abs((a.y - b.y) * dx)
-    return along >= _APART and along > across
+    return any(holds(a, b, claim.relation) for a, b in pairs)
 
 
 def _colors(image: NDArray[np.float32]) -> tuple[NDArray[np.intp], bool]:

@@ -1,4 +1,4 @@
-"""What mmalign-shapes adds to mmalign: prompts, the oracle as a reward, and the command that trains its checkpoints."""
+"""What mmalign-shapes adds to mmalign: data, the oracle as a reward, and the command that trains its checkpoints."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,14 +13,24 @@ MMALIGN_API = ">=1,<2"
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """The oracle."""
+    """The oracle, of pictures and of captions."""
     yield RewardSpec("oracle", "mmalign_shapes.rewards:OracleReward")
+    yield RewardSpec("caption-oracle", "mmalign_shapes.rewards:CaptionOracle")
+    yield RewardSpec("caption-recall", "mmalign_shapes.rewards:CaptionRecall")
 
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Prompts about two things."""
+    """Prompts about two things; pictures to describe, their descriptions and corrections of wrong ones."""
     yield DataSpec("shapes-prompts", "mmalign_shapes.prompts:ShapesPrompts")
+    yield DataSpec("shapes-images", "mmalign_shapes.images:ShapesImages")
+    yield DataSpec("shapes-captions", "mmalign_shapes.images:ShapesCaptions", columns=frozenset({"prompt", "sample"}))
+    yield DataSpec(
+        "shapes-corrections",
+        "mmalign_shapes.images:ShapesCorrections",
+        columns=frozenset({"prompt", "chosen", "rejected"}),
+        paper="arXiv:2312.00849",
+    )
 
 
 @hookimpl

@@ -1,11 +1,15 @@
-"""The oracle as a reward: what is right is right, and nobody can argue with it by gradient."""
+"""The oracle as a reward, of pictures and of captions: what is right is right, and nobody can argue with it by gradient."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
-from mmalign.records import Samples, Scores
-from mmalign_shapes.oracle import judge_batch
+from mmalign.records import Prompt, Samples, Scores
+from mmalign_shapes.oracle import judge_batch, judged
+from mmalign_shapes.scenes import Scene
+from mmalign_shapes.statements import TYPES
 
 
 class OracleReward:
@@ -24,3 +28,62 @@ class OracleReward:
 
 def _like(flags: object, samples: Samples) -> Tensor:
     return torch.as_tensor(flags).to(samples.media)
+
+
+class CaptionOracle:
+    """Minus the share of an answer's statements that are false of the picture: 0 where all are true, -1 where none is.
+
+    A statement counts once however often it is said; one about a thing that is not there does not count, for the thing does
+    already. An answer without statements scores -1: whoever says nothing says nothing true.
+    """
+
+    def __call__(self, samples: Samples) -> Scores:
+        """`[B]` in -1 to 0. Prompts carry their scene, as those of `shapes-images` do; else a UserError.
+
+        dimensions, `[B]` each: `hallucination`, the share of statements that are false (0 without statements, as in CHAIR),
+        and so for those of each type: `existence`, `attribute`, `relation`; `recall`, the share of the scene's things that
+        are named with colour and shape; `statements`, how many; `length`, in words.
+        """
+        rows = [_told(text, _scene(prompt)) for prompt, text in zip(samples.prompts, samples.responses, strict=True)]
+        columns = {name: torch.tensor([row[name] for row in rows]) for name in _DIMENSIONS}
+        return Scores(-torch.where(columns["statements"] == 0, 1.0, columns["hallucination"]), columns)
+
+
+class CaptionRecall(CaptionOracle):
+    """The share of a picture's things that an answer names with colour and shape: what is lost by saying less."""
+
+    def __call__(self, samples: Samples) -> Scores:
+        """`[B]` in 0 to 1; the dimensions of `caption-oracle`."""
+        dimensions = super().__call__(samples).dimensions
+        return Scores(dimensions["recall"], dimensions)
+
+
+_DIMENSIONS = ("hallucination", *TYPES, "recall", "statements", "length")
+
+
+def _told(text: str, scene: Scene) -> dict[str, float]:
+    """The dimensions of one answer."""
+    found = [(one.statement.claim, one.true) for one in judged(text, scene) if one.true is not None]
+    named = {claim.things for claim, true in found if claim.type == "attribute" and true}
+    return {
+        "hallucination": _false([true for _, true in found]),
+        **{name: _false([true for claim, true in found if claim.type == name]) for name in TYPES},
+        "recall": len(named) / len(scene.things),
+        "statements": float(len(found)),
+        "length": float(len(text.split())),
+    }
+
+
+def _false(verdicts: Sequence[bool]) -> float:
+    """The share that is false; 0 of none."""
+    return verdicts.count(False) / max(1, len(verdicts))
+
+
+def _scene(prompt: Prompt) -> Scene:
+    scene = prompt.metadata.get("scene")
+    if not isinstance(scene, Scene):
+        raise UserError(
+            f"the oracle needs to know what the picture of prompt '{prompt.text[:60]}' shows, but there is no scene "
+            "with it: use prompts of shapes-images"
+        )
+    return scene

@@ -1,4 +1,4 @@
-"""Scenes of one to three coloured shapes: what there is to draw, to say and to check.
+"""Scenes of one to four coloured shapes: what there is to draw, to say and to check.
 
 Lengths are pixels of a 64 x 64 picture; x grows to the right, y downwards.
 """
@@ -20,6 +20,8 @@ SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Name -> where the first thing lies as seen from the second, (x, y)."""
 
+_CLEARLY = 8.0
+"""How far apart two things lie at least where a relation holds."""
 _RADII = (8.5, 11.5)
 _APART = (26.0, 32.0)
 _ACROSS = 6.0
@@ -66,9 +68,22 @@ def kinds() -> list[Kind]:
     return [Kind(color, shape) for color in COLORS for shape in SHAPES]
 
 
+def holds(a: Thing, b: Thing, relation: str) -> bool:
+    """Whether `a` lies clearly, and more along the relation's axis than across it, on that side of `b`."""
+    dx, dy = RELATIONS[relation]
+    along = (a.x - b.x) * dx + (a.y - b.y) * dy
+    across = abs((a.x - b.x) * dy) + abs((a.y - b.y) * dx)
+    return along >= _CLEARLY and along > across
+
+
 def draw_scene(rng: random.Random, count: int = 2) -> Scene:
-    """A random scene of 1, 2 or 3 different things."""
-    return place(rng, rng.sample(kinds(), count), rng.choice(list(RELATIONS)) if count == 2 else None)
+    """A random scene of 1 to 4 different things."""
+    return arrange(rng, rng.sample(kinds(), count))
+
+
+def arrange(rng: random.Random, chosen: list[Kind]) -> Scene:
+    """A random scene of these things."""
+    return place(rng, chosen, rng.choice(list(RELATIONS)) if len(chosen) == 2 else None)
 
 
 def place(rng: random.Random, chosen: list[Kind], relation: str | None) -> Scene:

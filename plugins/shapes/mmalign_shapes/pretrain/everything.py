@@ -1,4 +1,4 @@
-"""All of it in order: world, autoencoder, generator, its own pictures, CLIP. One seed; an hour and a half on two cores."""
+"""All of it in order: autoencoder, generator, its own pictures, CLIP; then the captioner. One seed; two hours on two cores."""
 
 import json
 import random
@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
 from mmalign_shapes import grammar
+from mmalign_shapes.pretrain.captioner import draw, new_captioner, new_processor, train_captioner, train_tower
 from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
 from mmalign_shapes.pretrain.data import make_world, track
 from mmalign_shapes.pretrain.generator import sample, train_generator
-from mmalign_shapes.pretrain.measure import measure_clip, measure_generator
+from mmalign_shapes.pretrain.measure import measure_captioner, measure_clip, measure_generator
 from mmalign_shapes.pretrain.vae import decode, train_vae
 from mmalign_shapes.prompts import captions
 
@@ -24,16 +26,29 @@ VAE_STEPS = 3_000
 PICTURES = 4_000
 CLIP_STEPS = 1_400
 
+DESCRIBED, UNSEEN = 10_000, 256
+TOWER_STEPS = 600
+TRUE_STEPS = 1_600
+FALSE_STEPS = 500
+FALSE = 0.25
+"""Share of the statements that are false in the captioner's last training. What it does not see adds to that."""
+
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
 _SAMPLING_STEPS = (6, 8, 10, 14)
 
 
 def pretrain_all(out: Path, seed: int) -> None:
-    """Train everything and write `sd` and `clip` below `out`, each with a `training.json` of what was measured.
+    """Train everything and write it below `out`, each checkpoint with a `training.json` of what was measured.
 
     What is finished already is read again from `out/work`, so an interrupted run goes on where it was.
     """
+    pretrain_pictures(out, seed)
+    pretrain_captioner(out, seed)
+
+
+def pretrain_pictures(out: Path, seed: int) -> None:
+    """The generator, `sd`, and the CLIP that judges pictures, `clip`."""
     world, unseen = make_world(SCENES, seed), make_world(500, seed + 999)
     vae = finished(out / "work/vae", AutoencoderKL.from_pretrained, lambda: train_vae(world, VAE_STEPS, seed))
     vae.eval().requires_grad_(False)
@@ -48,6 +63,26 @@ def pretrain_all(out: Path, seed: int) -> None:
     clip = train_clip(world, generated, pipeline.vae, pipeline.tokenizer, CLIP_STEPS, seed)
     save_clip(clip, pipeline.tokenizer, out / "clip")
     write_figures(out / "clip", {"seed": seed, **measure_clip(clip, pipeline, seed)})
+
+
+def pretrain_captioner(out: Path, seed: int) -> None:
+    """The model that describes pictures, `captioner`: its tower, then true descriptions, then some that are partly false."""
+    shown, unseen = draw("train", DESCRIBED, seed), draw("held-out", UNSEEN, seed)
+    processor, work, load = new_processor(), out / "work", LlavaForConditionalGeneration.from_pretrained
+    tower = finished(work / "tower", CLIPVisionModel.from_pretrained, lambda: train_tower(shown, TOWER_STEPS, seed))
+    model = finished(
+        work / "captioner-true",
+        load,
+        lambda: train_captioner(new_captioner(tower, processor.tokenizer), processor, shown, TRUE_STEPS, seed, 1.5e-3),
+    )
+    knows = measure_captioner(model, processor, unseen, seed)
+    model = finished(
+        work / "captioner",
+        load,
+        lambda: train_captioner(model, processor, shown, FALSE_STEPS, seed + 1, 5e-4, FALSE),
+    )
+    figures = {"seed": seed, "before_false_descriptions": knows, **measure_captioner(model, processor, unseen, seed)}
+    write_captioner(model, processor, out / "captioner", figures)
 
 
 def finished(folder: Path, load: Callable[[Path], T], make: Callable[[], T]) -> T:
@@ -72,6 +107,13 @@ def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dic
         settings = json.loads(file.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)  # where it was read from on this machine
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_figures(folder, figures)
+
+
+def write_captioner(model: Any, processor: Any, folder: Path, figures: dict[str, Any]) -> None:
+    """Save the model in half precision and its processor; it loads as single where that is asked for."""
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
     write_figures(folder, figures)
 
 

@@ -47,12 +47,12 @@ def new_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
-def learned_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, the most frequent pair first, until each word is one token.
+def learned_merges(words: Sequence[str], end: str = "</w>") -> list[tuple[str, str]]:
+    """Byte-pair merges, the most frequent pair first, until each word is one token. end: what marks a word's last letter.
 
     The trainer of `tokenizers` breaks ties as its hash tables fall, so that a seed would not fix the ids.
     """
-    spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    spelled = [[*word[:-1], f"{word[-1]}{end}"] for word in words]
     merges: list[tuple[str, str]] = []
     while pairs := Counter(pair for letters in spelled for pair in pairwise(letters)):
         merges.append(max(sorted(pairs), key=lambda pair: pairs[pair]))

@@ -6,11 +6,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
+from mmalign.records import Prompt, Samples
 from mmalign_shapes import grammar, oracle
+from mmalign_shapes.images import REQUEST
+from mmalign_shapes.pretrain.captioner import Shown, answer
 from mmalign_shapes.pretrain.data import World
 from mmalign_shapes.pretrain.generator import sample, tokenize
 from mmalign_shapes.pretrain.vae import decode, encode
 from mmalign_shapes.prompts import ShapesPrompts
+from mmalign_shapes.rewards import CaptionOracle
+from mmalign_shapes.statements import TYPES
 
 SAMPLING = {"steps": 8, "guidance_scale": 2.0}
 _BATCH = 64
@@ -39,6 +44,33 @@ def measure_clip(clip: Any, pipeline: StableDiffusionPipeline, seed: int) -> dic
     right = torch.from_numpy(oracle.judge_batch(made, texts)[0])
     scores = cosine(clip, pipeline.tokenizer, made, texts)
     return {"auc": auc(scores, right), "balanced_accuracy": balanced_accuracy(scores, right), "pictures": len(texts)}
+
+
+def measure_captioner(model: Any, processor: Any, unseen: Shown, seed: int) -> dict[str, Any]:
+    """How much of what the captioner says of unseen pictures is false: as it samples, and where it says the likeliest."""
+    torch.manual_seed(seed)
+    return {
+        "pictures": len(unseen),
+        "sampled": _described(model, processor, unseen, temperature=1.0),
+        "likeliest": _described(model, processor, unseen, temperature=0.0),
+    }
+
+
+def _described(model: Any, processor: Any, unseen: Shown, temperature: float) -> dict[str, float]:
+    """Shares of all statements that are false, recall and length of the oracle of captions, and statements a description."""
+    chunks = unseen.pictures.split(_BATCH)
+    texts = [text for chunk in chunks for text in answer(model, processor, chunk, temperature)]
+    judged = [one for text, scene in zip(texts, unseen.scenes, strict=True) for one in oracle.judged(text, scene)]
+    told = [one for one in judged if one.true is not None]
+    by_type = {name: [one for one in told if one.statement.claim.type == name] for name in TYPES}
+    prompts = [Prompt(REQUEST, {"scene": scene}) for scene in unseen.scenes]
+    means = {name: float(one.mean()) for name, one in CaptionOracle()(Samples(prompts, texts)).dimensions.items()}
+    false = {name: sum(not one.true for one in some) / max(1, len(some)) for name, some in by_type.items()}
+    return {
+        "hallucination": sum(not one.true for one in told) / max(1, len(told)),
+        **false,
+        **{name: means[name] for name in ("recall", "statements", "length")},
+    }
 
 
 def held_out_pictures(pipeline: StableDiffusionPipeline, size: int, seed: int) -> tuple[list[str], Tensor]:

@@ -1,0 +1,247 @@
+"""The captioner: a small LLaVA that describes pictures in several sentences, of which about three statements in ten are false.
+
+It is trained on true descriptions first, then on some whose statements are false, a share of each type; so it knows better
+than it says. Alignment is to bring that out. Its vision tower learns before it to answer what is where, and rests then.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from mmalign_shapes import render
+from mmalign_shapes.descriptions import describe, hallucinated
+from mmalign_shapes.images import REQUEST, scenes
+from mmalign_shapes.pretrain.data import batches, floats, track
+from mmalign_shapes.pretrain.generator import learned_merges
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene
+from mmalign_shapes.statements import NUMBERS
+
+WIDTH = 128
+PATCH = 8
+PATCHES = SIZE // PATCH
+
+BATCH_SIZE = 32
+TOWER_BATCH_SIZE = 64
+
+ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1, PATCHES + 1, PATCHES + 1]
+"""How many answers there are to each question of `what_is_where`."""
+
+_PAD, _START, _END, _IMAGE = "<pad>", "<s>", "</s>", "<image>"
+_WORDS = f"""USER: ASSISTANT: {REQUEST} There there is are a an another the A It it picture of and, shape shapes
+{" ".join([*COLORS, *SHAPES, *RELATIONS, *NUMBERS])}"""
+_TEMPLATE = (
+    f"{_START}{{% for message in messages %}}{{% if not loop.first %}} {{% endif %}}{{{{ message['role'] | upper }}}}:"
+    f"{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}} {_IMAGE}"
+    "{% else %} {{ part['text'] }}{% endif %}{% endfor %}"
+    f"{{% if message['role'] == 'assistant' %}}{_END}{{% endif %}}{{% endfor %}}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Scenes and their pictures `[N, 3, 64, 64]` as bytes."""
+
+    scenes: Sequence[Scene]
+    pictures: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def draw(split: str, size: int, seed: int) -> Shown:
+    """Scenes of a split, drawn."""
+    drawn = scenes(split, size, seed)
+    chunks = [render.pixels(drawn[i : i + 500]) for i in range(0, size, 500)]
+    return Shown(drawn, (torch.cat(chunks) * 255).round().to(torch.uint8))
+
+
+def new_processor() -> LlavaProcessor:
+    """Pictures of 64 x 64 pixels in 64 patches; a chat template in LLaVA's manner."""
+    side = {"height": SIZE, "width": SIZE}
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE}, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return LlavaProcessor(
+        pictures,
+        new_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_TEMPLATE,
+    )
+
+
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """Every word of descriptions and of the template is one token, with the blank before it; any other text is some."""
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    merges = learned_merges(sorted({piece for piece, _ in pieces.pre_tokenize_str(" ".join(_WORDS.split()))}), end="")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [_PAD, _START, _END, _IMAGE, *alphabet, *("".join(merge) for merge in merges)]
+    words = Tokenizer(models.BPE({token: i for i, token in enumerate(dict.fromkeys(tokens))}, merges))
+    words.pre_tokenizer, words.decoder = pieces, decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=_PAD, bos_token=_START, eos_token=_END)
+    tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE]})
+    return tokenizer
+
+
+def new_tower() -> CLIPVisionModel:
+    """Untrained, four layers."""
+    return CLIPVisionModel(_tower_config())
+
+
+def new_captioner(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A LLaVA with this tower, which is frozen, and an untrained language model of four layers."""
+    config = LlavaConfig(
+        vision_config=_tower_config(),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids(_IMAGE),
+        image_seq_length=PATCHES**2,
+        # The tower's last layer: all of it was trained to tell what the language model asks.
+        vision_feature_layer=-1,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    return model
+
+
+def what_is_where(shown: Sequence[Scene]) -> Tensor:
+    """`[B, 64, 4]`: colour, shape, and the centre's column and row of the thing on each patch, 0 where there is none."""
+    told = torch.zeros(len(shown), PATCHES, PATCHES, len(ANSWERS), dtype=torch.long)
+    middle = (torch.arange(PATCHES) + 0.5) * PATCH
+    for scene, patches in zip(shown, told, strict=True):
+        for thing in scene.things:
+            inside = ((middle - thing.y).abs() < thing.radius)[:, None] & ((middle - thing.x).abs() < thing.radius)
+            name = (list(COLORS).index(thing.kind.color), list(SHAPES).index(thing.kind.shape))
+            patches[inside] = torch.tensor([*name, int(thing.x / PATCH), int(thing.y / PATCH)]) + 1
+    return told.flatten(1, 2)
+
+
+def train_tower(shown: Shown, steps: int, seed: int) -> CLIPVisionModel:
+    """A tower whose patches say what is there, `what_is_where`."""
+    torch.manual_seed(seed)
+    tower, head = new_tower().train(), nn.Linear(WIDTH, sum(ANSWERS))
+    weights = [*tower.parameters(), *head.parameters()]
+    optimizer, schedule = _optimizer(weights, 1.5e-3, steps)
+    for indices in track(batches(len(shown), TOWER_BATCH_SIZE, steps, seed), "tower", steps):
+        patches = tower(_pixels(shown, indices)).last_hidden_state[:, 1:]
+        told = head(patches).split(ANSWERS, dim=-1)
+        right = what_is_where([shown.scenes[i] for i in indices.tolist()]).unbind(-1)
+        parts = zip(told, right, strict=True)
+        _step(torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum(), optimizer, schedule)
+    return tower.eval()
+
+
+def train_captioner(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    shown: Shown,
+    steps: int,
+    seed: int,
+    learning_rate: float,
+    share: float = 0.0,
+) -> LlavaForConditionalGeneration:
+    """Cross entropy of descriptions, of whose statements a share is false. The tower rests."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    model.train().model.vision_tower.requires_grad_(False)
+    optimizer, schedule = _optimizer([w for w in model.parameters() if w.requires_grad], learning_rate, steps)
+    for indices in track(batches(len(shown), BATCH_SIZE, steps, seed), "captioner", steps):
+        seen = [shown.scenes[i] for i in indices.tolist()]
+        texts = [str(hallucinated(describe(scene, rng), scene, share, rng)) for scene in seen]
+        ids, labels = rows(processor, texts)
+        _step(model(input_ids=ids, pixel_values=_pixels(shown, indices), labels=labels).loss, optimizer, schedule)
+    return model.eval().requires_grad_(True)
+
+
+def rows(processor: LlavaProcessor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Ids `[B, T]` of the request and each text as its answer, padded on the right; and the same where only answers count."""
+    asked = request(processor)
+    said = processor.tokenizer([f" {text}{_END}" for text in texts], padding=True, padding_side="right")
+    answers, mask = torch.tensor(said["input_ids"]), torch.tensor(said["attention_mask"]).bool()
+    before = torch.tensor(asked).expand(len(texts), -1)
+    return torch.cat([before, answers], 1), torch.cat(
+        [torch.full_like(before, -100), answers.where(mask, torch.tensor(-100))], 1
+    )
+
+
+def request(processor: LlavaProcessor) -> list[int]:
+    """Ids of the request with its picture, up to where the answer begins."""
+    content = [{"type": "image"}, {"type": "text", "text": REQUEST}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    ids: list[int] = processor.tokenizer(text.replace(_IMAGE, _IMAGE * PATCHES**2))["input_ids"]
+    return ids
+
+
+@torch.no_grad()
+def answer(model: Any, processor: LlavaProcessor, pictures: Tensor, temperature: float) -> list[str]:
+    """What the model says of byte pictures `[B, 3, 64, 64]`; the likeliest at temperature 0."""
+    ids = torch.tensor(request(processor)).expand(len(pictures), -1)
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+    whole = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=floats(pictures) * 2 - 1,
+        max_new_tokens=64,
+        **(drawn or {"do_sample": False}),
+    )
+    texts: list[str] = processor.tokenizer.batch_decode(whole[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _tower_config() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=WIDTH,
+    )
+
+
+def _pixels(shown: Shown, indices: Tensor) -> Tensor:
+    """Pictures as the processor gives them."""
+    return floats(shown.pictures[indices]) * 2 - 1
+
+
+def _optimizer(weights: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, Any]:
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+
+
+def _step(loss: Tensor, optimizer: Any, schedule: Any) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+    schedule.step()

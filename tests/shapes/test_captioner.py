@@ -1,0 +1,140 @@
+"""The captioner's training: words and pictures as the processor gives them, what the tower learns, a folder that loads."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlavaProcessor
+
+from mmalign.processes.tokens import Sampling, TokensPolicy
+from mmalign_lvlm import pictures
+from mmalign_lvlm.models import VisionLanguageModel
+from mmalign_shapes.descriptions import describe
+from mmalign_shapes.images import REQUEST, ShapesCaptions
+from mmalign_shapes.pretrain import captioner, everything
+from mmalign_shapes.pretrain.data import floats
+from mmalign_shapes.rewards import CaptionOracle
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing
+from mmalign_shapes.statements import NUMBERS, TYPES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def processor() -> LlavaProcessor:
+    return captioner.new_processor()
+
+
+@pytest.fixture(scope="module")
+def shown() -> captioner.Shown:
+    """A few pictures."""
+    return captioner.draw("train", 6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioner that has hardly learnt anything, as the command writes it."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as small:
+        for name, value in {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "FALSE_STEPS": 1}.items():
+            small.setattr(everything, name, value)
+        everything.pretrain_captioner(out, seed=0)
+    return out
+
+
+def test_every_word_is_one_token_and_any_text_comes_back(processor: LlavaProcessor) -> None:
+    tokenizer = processor.tokenizer
+    words = {*COLORS, *SHAPES, *" ".join(RELATIONS).split(), *NUMBERS, "There", "shapes", "It", "the", "Describe"}
+    assert all(len(tokenizer.tokenize(f" {word}")) == 1 for word in words)
+    for text in (" There is a red circle. It is above the cross.", " a xylophone, é!"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.get_vocab() == captioner.new_tokenizer().get_vocab()
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<s>", "</s>", "<image>"]
+
+
+def test_the_tower_is_asked_what_is_on_each_patch_and_where_its_centre_is() -> None:
+    scene = Scene((Thing(Kind("green", "cross"), 20, 44, 9), Thing(Kind("red", "circle"), 50, 20, 9)), None, 230)
+    told = captioner.what_is_where([scene])[0].unflatten(0, (8, 8))
+    assert told[5, 2].tolist() == [1 + list(COLORS).index("green"), 1 + list(SHAPES).index("cross"), 3, 6]
+    assert told[2, 6].tolist() == [1 + list(COLORS).index("red"), 1 + list(SHAPES).index("circle"), 7, 3]
+    assert told[0, 0].tolist() == [0, 0, 0, 0]
+    assert int((told[..., 0] > 0).sum()) == 3 * 3 + 2 * 3  # patches whose middle is inside
+    assert (told.flatten(0, 1).amax(0) < torch.tensor(captioner.ANSWERS)).all()
+
+
+def test_training_sees_what_the_processor_gives(processor: LlavaProcessor, shown: captioner.Shown) -> None:
+    content = [{"type": "image"}, {"type": "text", "text": REQUEST}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    image = pictures.read(floats(shown.pictures[0]))
+    batch = processor(text=[text], images=[image], return_tensors="pt", add_special_tokens=False)
+    assert batch["input_ids"][0].tolist() == captioner.request(processor)
+    assert torch.allclose(batch["pixel_values"], floats(shown.pictures[:1]) * 2 - 1, atol=1e-6)
+
+
+def test_only_the_answer_and_its_end_count(processor: LlavaProcessor) -> None:
+    texts = ["There is a red circle.", "There is a red circle. It is above a blue square."]
+    ids, labels = captioner.rows(processor, texts)
+    for row, counted, text in zip(ids, labels, texts, strict=True):
+        assert processor.tokenizer.decode(counted[counted != -100]) == f" {text}</s>"
+        assert torch.equal(row[counted != -100], counted[counted != -100])
+
+
+def test_the_tower_learns_and_rests_while_the_language_model_does(
+    processor: LlavaProcessor, shown: captioner.Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, step = [], captioner._step
+    monkeypatch.setattr(captioner, "_step", lambda loss, *rest: (losses.append(loss.item()), step(loss, *rest)))
+    tower = captioner.train_tower(shown, 6, seed=0)
+    assert losses[-1] < losses[0] - 0.5
+    losses.clear()
+    model = captioner.new_captioner(tower, processor.tokenizer)
+    captioner.train_captioner(model, processor, shown, 8, 0, learning_rate=3e-3)
+    assert losses[-1] < losses[0] - 0.5
+    after = model.model.vision_tower.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in tower.state_dict().items())
+    patches = tower(floats(shown.pictures) * 2 - 1).last_hidden_state[:, 1:]
+    features = model.model.get_image_features(floats(shown.pictures) * 2 - 1, return_dict=True).pooler_output
+    assert torch.allclose(torch.stack(list(features)), model.model.multi_modal_projector(patches), atol=1e-5)
+
+
+def test_the_vlm_model_loads_it_reads_the_same_rows_and_answers(trained: Path, processor: LlavaProcessor) -> None:
+    model = VisionLanguageModel(str(trained / "captioner"))
+    assert 1e6 < sum(weight.numel() for name, weight in model.base.named_parameters() if "lora" not in name) < 1.6e6
+    data = ShapesCaptions("held-out", size=2)
+    told = [data[i] for i in range(2)]
+    prompts, texts = [row["prompt"] for row in told], [row["sample"] for row in told]
+    encoded = model.encode(prompts, model.tokenize(prompts, texts))
+    ids, labels = captioner.rows(processor, texts)
+    assert torch.equal(encoded.ids, ids)
+    assert torch.equal(encoded.mask.bool(), labels != -100)
+    samples = TokensPolicy(model, Sampling(max_new_tokens=4)).sample(prompts, [0, 1])
+    assert CaptionOracle()(samples).values.shape == (2,)
+
+
+def test_figures_stand_beside_the_weights(trained: Path) -> None:
+    figures = json.loads((trained / "captioner" / "training.json").read_text())
+    for found in (figures["sampled"], figures["likeliest"], figures["before_false_descriptions"]["sampled"]):
+        assert set(found) == {"hallucination", *TYPES, "recall", "statements", "length"}
+        assert all(0 <= found[name] <= 1 for name in ("hallucination", *TYPES, "recall"))
+    assert (trained / "captioner" / "model.safetensors").stat().st_size < 4e6
+
+
+def test_what_is_trained_already_is_not_trained_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(everything, "DESCRIBED", 6)
+    monkeypatch.setattr(everything, "UNSEEN", 2)
+    for name in ("train_tower", "train_captioner"):
+        monkeypatch.setattr(everything, name, None)
+    everything.pretrain_captioner(trained, seed=0)
+
+
+def test_a_long_description_fits(processor: LlavaProcessor) -> None:
+    drawn = captioner.scenes("train", 40, seed=3)
+    texts = [str(describe(scene, random.Random(0))) for scene in drawn if len(scene.things) == 4]
+    assert texts
+    longest = max(len(processor.tokenizer(f" {text}")["input_ids"]) for text in texts)
+    assert longest + 1 <= 64  # tokens that the measuring and the config allow an answer
