@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PROJECTS := . plugins/diffusion plugins/lvlm plugins/shapes
+PROJECTS := . plugins/diffusion plugins/lvlm plugins/shapes plugins/video
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 

@@ -1,0 +1,1 @@
+"""mmalign for video: adapters over video pipelines of diffusers, video rewards, guidance, reading and writing of videos."""

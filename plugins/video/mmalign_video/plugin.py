@@ -1,0 +1,1 @@
+"""What mmalign-video offers. Importing this file imports nothing heavy."""
