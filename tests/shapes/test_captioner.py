@@ -16,7 +16,7 @@ from mmalign_shapes.images import REQUEST, ShapesCaptions
 from mmalign_shapes.pretrain import captioner, everything
 from mmalign_shapes.pretrain.data import floats
 from mmalign_shapes.rewards import CaptionOracle
-from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing, kinds
 from mmalign_shapes.statements import NUMBERS, TYPES
 
 
@@ -57,12 +57,16 @@ def test_every_word_is_one_token_and_any_text_comes_back(processor: LlavaProcess
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<s>", "</s>", "<image>"]
 
 
-def test_the_tower_is_asked_what_is_on_each_patch_and_where_its_centre_is() -> None:
+def test_the_tower_is_asked_what_is_on_each_patch_where_its_centre_is_and_how_it_lies_to_others() -> None:
     scene = Scene((Thing(Kind("green", "cross"), 20, 44, 9), Thing(Kind("red", "circle"), 50, 20, 9)), None, 230)
     told = captioner.what_is_where([scene])[0].unflatten(0, (8, 8))
-    assert told[5, 2].tolist() == [1 + list(COLORS).index("green"), 1 + list(SHAPES).index("cross"), 3, 6]
-    assert told[2, 6].tolist() == [1 + list(COLORS).index("red"), 1 + list(SHAPES).index("circle"), 7, 3]
-    assert told[0, 0].tolist() == [0, 0, 0, 0]
+
+    def kind(name: str) -> int:
+        return 1 + [str(one) for one in kinds()].index(name)
+
+    assert told[5, 2].tolist() == [1 + list(COLORS).index("green"), 1 + list(SHAPES).index("cross"), 3, 6, kind("red circle"), 0, 0, 0]
+    assert told[2, 6].tolist() == [1 + list(COLORS).index("red"), 1 + list(SHAPES).index("circle"), 7, 3, 0, kind("green cross"), 0, 0]
+    assert told[0, 0].tolist() == [0] * 8
     assert int((told[..., 0] > 0).sum()) == 3 * 3 + 2 * 3  # patches whose middle is inside
     assert (told.flatten(0, 1).amax(0) < torch.tensor(captioner.ANSWERS)).all()
 

@@ -57,7 +57,7 @@ DEFAULTS = {
     "segment-classification": {"class_weights": {}},
     "alignprop": {"target": None, "coefficient": 0.01, "truncation": "normal", "drift": 0.0},  # diffusion 4.1
     "draft": {"k": 1, "renoise": 0, "drift": 0.0},  # diffusion 4.2
-    "refl": {"target": 2.0, "coefficient": 1e-3, "drift": 0.0},  # diffusion 4.3
+    "refl": {"target": 2.0, "coefficient": 1e-3, "window": [0.75, 1.0], "drift": 0.0},  # diffusion 4.3
     "drtune": {"k": 3, "early_stop": True, "drift": 0.0},  # diffusion 4.4
 }
 

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from unit.toy import gradient, parts, prompts, rng
 
+from mmalign.errors import UserError
 from mmalign.objectives import alignprop, draft, drtune, refl, reward_gradient
 from mmalign.samplers.gradient import Plan
 
@@ -48,6 +49,16 @@ def test_refl_trains_steps_30_to_39_of_40(monkeypatch):
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_refl_always_finds_a_late_step(monkeypatch, steps):
     assert all(3 * steps // 4 <= plan.stop < steps for plan in planned(monkeypatch, refl, steps, 30))
+
+
+def test_refl_keeps_to_its_window(monkeypatch):
+    assert {plan.stop for plan in planned(monkeypatch, refl, 8, 60, window=(0.375, 0.625))} == {3, 4}
+    assert {plan.stop for plan in planned(monkeypatch, refl, 8, 10, window=(0.9, 0.95))} == {7}
+
+
+def test_refl_refuses_a_window_that_does_not_rise(monkeypatch):
+    with pytest.raises(UserError, match=r"objective\.window: must rise, not 0\.6 to 0\.4"):
+        planned(monkeypatch, refl, 8, 1, window=(0.6, 0.4))
 
 
 def test_drtune_spreads_three_steps_and_stops_in_the_last_two_fifths(monkeypatch):

@@ -4,6 +4,7 @@ It is trained on true descriptions first, then on some whose statements are fals
 than it says. Alignment is to bring that out. Its vision tower learns before it to answer what is where, and rests then.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from mmalign_shapes.descriptions import describe, hallucinated
 from mmalign_shapes.images import REQUEST, scenes
 from mmalign_shapes.pretrain.data import batches, floats, track
 from mmalign_shapes.pretrain.generator import learned_merges
-from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene, Thing, holds, kinds
 from mmalign_shapes.statements import NUMBERS
 
 WIDTH = 128
@@ -39,7 +40,8 @@ PATCHES = SIZE // PATCH
 BATCH_SIZE = 32
 TOWER_BATCH_SIZE = 64
 
-ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1, PATCHES + 1, PATCHES + 1]
+KINDS = kinds()
+ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1, PATCHES + 1, PATCHES + 1, *(len(KINDS) + 1 for _ in RELATIONS)]
 """How many answers there are to each question of `what_is_where`."""
 
 _PAD, _START, _END, _IMAGE = "<pad>", "<s>", "</s>", "<image>"
@@ -134,15 +136,25 @@ def new_captioner(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def what_is_where(shown: Sequence[Scene]) -> Tensor:
-    """`[B, 64, 4]`: colour, shape, and the centre's column and row of the thing on each patch, 0 where there is none."""
+    """`[B, 64, 8]`: of the thing on each patch its colour, shape, column and row, and for each relation what it has that
+    relation to, the nearest of several; 0 where there is none.
+    """
     told = torch.zeros(len(shown), PATCHES, PATCHES, len(ANSWERS), dtype=torch.long)
     middle = (torch.arange(PATCHES) + 0.5) * PATCH
     for scene, patches in zip(shown, told, strict=True):
         for thing in scene.things:
             inside = ((middle - thing.y).abs() < thing.radius)[:, None] & ((middle - thing.x).abs() < thing.radius)
             name = (list(COLORS).index(thing.kind.color), list(SHAPES).index(thing.kind.shape))
-            patches[inside] = torch.tensor([*name, int(thing.x / PATCH), int(thing.y / PATCH)]) + 1
+            itself = [answer + 1 for answer in (*name, int(thing.x / PATCH), int(thing.y / PATCH))]
+            patches[inside] = torch.tensor(itself + [_other(scene, thing, relation) for relation in RELATIONS])
     return told.flatten(1, 2)
+
+
+def _other(scene: Scene, thing: Thing, relation: str) -> int:
+    """Which kind, counted from 1, the nearest thing is to which this one has a relation; 0 is none."""
+    others = [other for other in scene.things if other != thing and holds(thing, other, relation)]
+    nearest = min(others, key=lambda other: math.hypot(other.x - thing.x, other.y - thing.y), default=None)
+    return 0 if nearest is None else KINDS.index(nearest.kind) + 1
 
 
 def train_tower(shown: Shown, steps: int, seed: int) -> CLIPVisionModel:
