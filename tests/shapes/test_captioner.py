@@ -64,8 +64,10 @@ def test_the_tower_is_asked_what_is_on_each_patch_where_its_centre_is_and_how_it
     def kind(name: str) -> int:
         return 1 + [str(one) for one in kinds()].index(name)
 
-    assert told[5, 2].tolist() == [1 + list(COLORS).index("green"), 1 + list(SHAPES).index("cross"), 3, 6, kind("red circle"), 0, 0, 0]
-    assert told[2, 6].tolist() == [1 + list(COLORS).index("red"), 1 + list(SHAPES).index("circle"), 7, 3, 0, kind("green cross"), 0, 0]
+    green, cross = 1 + list(COLORS).index("green"), 1 + list(SHAPES).index("cross")
+    red, circle = 1 + list(COLORS).index("red"), 1 + list(SHAPES).index("circle")
+    assert told[5, 2].tolist() == [green, cross, 3, 6, kind("red circle"), 0, 0, 0]
+    assert told[2, 6].tolist() == [red, circle, 7, 3, 0, kind("green cross"), 0, 0]
     assert told[0, 0].tolist() == [0] * 8
     assert int((told[..., 0] > 0).sum()) == 3 * 3 + 2 * 3  # patches whose middle is inside
     assert (told.flatten(0, 1).amax(0) < torch.tensor(captioner.ANSWERS)).all()
