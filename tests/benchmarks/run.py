@@ -15,11 +15,11 @@ import torch
 from mmalign import compose, config, loop, plugins, run
 from mmalign.engine import Engine
 
-CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "drtune.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "refl.yaml"
 
 
 def prepared(folder: str) -> run.Run:
-    """The DRTune run on shapes, ready for its first step, without evaluation."""
+    """The ReFL run on shapes, ready for its first step, without evaluation."""
     overrides = [f"folder={folder}", "evaluation={}", "trainer.checkpoint_every=null", "trainer.steps=1000000"]
     document = config.load(CONFIG, overrides)
     chosen = compose.choose(document, plugins.load())
