@@ -88,6 +88,9 @@ class RewardPart(NamedPart):
     normalize: Literal["none", "group", "batch"] = "none"
     """Before it is weighted: its mean becomes 0 and its deviation 1, within each prompt's samples or the buffer. Of use where
     several rewards of different size are to count alike (GDPO); for objectives on rollouts."""
+    gate: float | None = None
+    """A sample whose score, as it is, is below this gets 0 from every other reward, before anything is normalised. With
+    `weight: 0` the reward is a gate alone."""
 
 
 class JudgePart(NamedPart):
@@ -283,6 +286,9 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         for i, part in enumerate(parts):
             if count[part.label] > 1:
                 yield f"{key}.{i}", f"{count[part.label]} rewards are called '{part.label}': give each a `name`"
+    for i, part in enumerate(config.rewards):
+        if part.gate is not None and len(config.rewards) == 1:
+            yield f"rewards.{i}.gate", "there is no other reward that it could let through: add one, or leave it out"
     if config.evaluation.rewards and config.evaluation.prompts is None:
         yield "evaluation.rewards", "nothing to score: add evaluation.prompts"
 

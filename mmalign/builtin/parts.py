@@ -1,9 +1,9 @@
-"""What mmalign itself offers: objectives, rewards of texts and sources of data."""
+"""What mmalign itself offers: objectives, rewards of texts, sources of data and guidance."""
 
 from collections.abc import Iterator
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, ObjectiveSpec, RewardSpec
+from mmalign.specs import DataSpec, GuidanceSpec, ObjectiveSpec, RewardSpec
 
 _LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
@@ -103,7 +103,11 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         ("ppo", _ROLLOUTS | {"values"}, "arXiv:1707.06347"),
     ):
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", paper=paper)
-    for name, needs, paper in (("reinforce", _ROLLOUTS, ""), ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505")):
+    for name, needs, paper in (
+        ("reinforce", _ROLLOUTS, ""),
+        ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505"),
+        ("nash-md", _ROLLOUTS | {"mixture"}, "arXiv:2312.00886"),
+    ):
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", reuses_samples=False, paper=paper)
     for name, (columns, paper) in _OF_REWARDS.items():
         yield ObjectiveSpec(name, _home(name), needs=_SCORING, columns=columns, paper=paper)
@@ -146,3 +150,16 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("text-segments", "feedback:TextSegments", _SEGMENTS),
     ):
         yield DataSpec(name, f"mmalign.data.{home}", columns=columns)
+
+
+@hookimpl
+def mmalign_guidance() -> Iterator[GuidanceSpec]:
+    """What leads samples of any model, or of those whose samplers can be led."""
+    yield GuidanceSpec(
+        "reward-gradient",
+        "mmalign.samplers.guided:RewardGradient",
+        needs=frozenset({"guided"}),
+        reward="differentiable",
+        paper="arXiv:2302.07121",
+    )
+    yield GuidanceSpec("best-of-n", "mmalign.samplers.guided:BestOfN", paper="arXiv:2112.09332")

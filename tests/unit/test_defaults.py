@@ -46,6 +46,7 @@ DEFAULTS = {
     "gspo": {"spread": "group", "beta": 0.0, "clip_low": 3e-4, "clip_high": 4e-4, "estimator": "k3"},
     "rloo": {"beta": 0.05, "estimator": "k1", "clip": 0.2},
     "remax": {"most": 5.0, "beta": 0.0, "estimator": "k1"},
+    "nash-md": {"mixture": 0.5, "beta": 0.1},  # lvlm 7.6
     "reinforce": {"whiten": True, "length": "own", "beta": 0.0, "estimator": "k1"},
     "ppo": {"gamma": 1.0, "lam": 0.95, "beta": 0.05, "estimator": "k1", "clip": 0.2, "value_clip": 0.2, **CRITIC},
     "ddpo": {"least": 16, "most": 5.0, "clip": 1e-4},  # diffusion 3.1
