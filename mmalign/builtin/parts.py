@@ -14,6 +14,7 @@ _DIFFERENTIABLE = frozenset({"differentiable"})
 _ROLLOUTS = frozenset({"rollouts"})
 _SCORING = frozenset({"scoring"})
 _PREFERENCES = frozenset({"prompt", "first", "second", "preferences", "strengths"})
+_PERSONAL = _PREFERENCES | {"annotator"}
 _RATINGS = frozenset({"prompt", "sample", "ratings"})
 _SEGMENTS = frozenset({"prompt", "sample", "segments"})
 
@@ -69,6 +70,8 @@ _ON_SAMPLES = (
 _OF_REWARDS = {
     "bradley-terry": (_PREFERENCES, ""),
     "btt": (_PREFERENCES, "arXiv:2501.13918"),
+    "pal": (_PERSONAL, "arXiv:2406.08469"),
+    "vpl": (_PERSONAL, "arXiv:2408.10075"),
     "reward-regression": (_RATINGS, "arXiv:2406.08673"),
     "segment-classification": (_SEGMENTS, "arXiv:2308.06394"),
 }
@@ -121,6 +124,7 @@ def _home(name: str) -> str:
 def mmalign_rewards() -> Iterator[RewardSpec]:
     """What any text can be asked, and reward models that mmalign trained, alone or several together."""
     yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
+    yield RewardSpec("annotator", "mmalign.rewards.annotator:Annotator")
     yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
     yield RewardSpec("length", "mmalign.rewards.texts:Length")
     yield RewardSpec("regex", "mmalign.rewards.texts:Regex")
@@ -143,9 +147,9 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("text-scored", "texts:TextScored", _SCORED),
         ("text-unpaired", "conditions:text_unpaired", _LABELLED),
         ("text-goal-pairs", "conditions:text_goal_pairs", _PAIRS),
-        ("preferences", "feedback:Preferences", _PREFERENCES),
+        ("preferences", "feedback:Preferences", _PERSONAL),
         ("ratings", "feedback:Ratings", _RATINGS),
-        ("text-preferences", "feedback:TextPreferences", _PREFERENCES),
+        ("text-preferences", "feedback:TextPreferences", _PERSONAL),
         ("text-ratings", "feedback:TextRatings", _RATINGS),
         ("text-segments", "feedback:TextSegments", _SEGMENTS),
     ):

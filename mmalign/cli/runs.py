@@ -92,7 +92,7 @@ def sample(
         ),
     ] = None,
 ) -> None:
-    """Sample each prompt of a file once, from a trained run or from the base model of a config; led by rewards with --guidance."""
+    """Sample each prompt of a file once, from a trained run or the base model of a config; led by rewards with --guidance."""
     need_plugins(ctx)
 
     from mmalign import verbs

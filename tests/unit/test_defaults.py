@@ -54,6 +54,8 @@ DEFAULTS = {
     "prdp": {"beta": 3e-5, "clip": 1e-6, "units": "mean"},  # diffusion 3
     "bradley-terry": {"margin": 0.0, "strength": "ignored", "centering": 0.0},
     "btt": {"theta": 5.0},  # diffusion 8.1
+    "pal": {},
+    "vpl": {"weight": 0.01},
     "reward-regression": {},
     "segment-classification": {"class_weights": {}},
     "alignprop": {"target": None, "coefficient": 0.01, "truncation": "normal", "drift": 0.0},  # diffusion 4.1

@@ -208,9 +208,12 @@ def test_classes_are_found_by_name():
         class_indices([{"relations": "faithful"}], KINDS, CLASSES)
 
 
-@pytest.mark.parametrize("given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}])
+TWICE = ({"annotators": ("ann", "ann")}, {"annotators": ("ann",), "classes": CLASSES})
+
+
+@pytest.mark.parametrize("given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}, *TWICE])
 def test_heads_that_mean_nothing_are_refused(given):
-    with pytest.raises(ValueError, match=r"give|differ|nothing to tell apart"):
+    with pytest.raises(ValueError, match=r"give|differ|nothing to tell apart|leave out"):
         Heads(**given)
 
 
@@ -345,7 +348,7 @@ def test_segments_of_a_batch_meet_their_labels():
     assert_close(terms["logits"][2:], made.policy.logits(made.policy.encode(prompts(2)[1:], ["efghij"], [[6]])))
 
 
-SCORERS = ("bradley-terry", "btt", "reward-regression", "segment-classification")
+SCORERS = ("bradley-terry", "btt", "pal", "vpl", "reward-regression", "segment-classification")
 
 
 def test_the_catalogue_offers_what_trains_scorers():
