@@ -85,6 +85,9 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     for name, capability, paper in _ON_UNITS:
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD | {capability}, columns=_PAIRS, paper=paper)
+    yield ObjectiveSpec(
+        "cream", _home("cream"), needs=_LIKELIHOOD, columns=_PAIRS | {"consistency"}, paper="arXiv:2410.12735"
+    )
     yield ObjectiveSpec("kto", _home("kto"), needs=_LIKELIHOOD, columns=_LABELLED, paper="arXiv:2402.01306")
     for name, columns, needs, paper in _ON_SAMPLES:
         yield ObjectiveSpec(name, _home(name), needs=needs, columns=columns, paper=paper)
@@ -124,6 +127,7 @@ def _home(name: str) -> str:
 def mmalign_rewards() -> Iterator[RewardSpec]:
     """What any text can be asked, and reward models that mmalign trained, alone or several together."""
     yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
+    yield RewardSpec("implicit", "mmalign.rewards.implicit:Implicit", paper="arXiv:2305.18290")
     yield RewardSpec("annotator", "mmalign.rewards.annotator:Annotator")
     yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
     yield RewardSpec("length", "mmalign.rewards.texts:Length")
@@ -139,6 +143,8 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("samples", "sources:SampleRows", _SAMPLES),
         ("labelled", "sources:LabelledRows", _LABELLED),
         ("scored", "sources:ScoredRows", _SCORED),
+        ("directions", "directions:directions", frozenset({"prompt"})),
+        ("text-directions", "directions:text_directions", frozenset({"prompt"})),
         ("unpaired", "conditions:unpaired", _LABELLED),
         ("goal-pairs", "conditions:goal_pairs", _PAIRS),
         ("text-prompts", "texts:TextPrompts", frozenset({"prompt"})),
