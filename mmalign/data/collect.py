@@ -107,16 +107,16 @@ def collect(run: "Run", options: Collect) -> Source:
 
 def ranked(scores: Tensor) -> list[tuple[int, int]]:
     """Indices of winner and loser among `[N]` scores: the best with the worst, the second best with the second worst, and so
-    on as long as the one is higher. A NaN counts as no score.
+    on as long as the one is higher. One that is not finite counts as no score.
     """
     known = _known(scores)
     return [(a, b) for a, b in zip(known, reversed(known), strict=True) if scores[a] > scores[b]]
 
 
 def _known(scores: Tensor) -> list[int]:
-    """Indices of the scores that are numbers, the highest first."""
+    """Indices of the scores that are finite, the highest first."""
     order = scores.argsort(descending=True, stable=True)
-    known: list[int] = order[~scores[order].isnan()].tolist()
+    known: list[int] = order[scores[order].isfinite()].tolist()
     return known
 
 

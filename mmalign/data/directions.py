@@ -30,7 +30,12 @@ class Directed:
     """
 
     def __init__(
-        self, prompts: Source, rewards: Names, degrees: Degrees = (-45.0, 45.0), template: str = DIRECTION, seed: int = 0
+        self,
+        prompts: Source,
+        rewards: Names,
+        degrees: Degrees = (-45.0, 45.0),
+        template: str = DIRECTION,
+        seed: int = 0,
     ):
         if rewards[0] == rewards[1]:
             raise UserError(f"rewards: a direction is between two of them, these are both '{rewards[0]}'")

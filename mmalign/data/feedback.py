@@ -240,9 +240,6 @@ def _some_decided(path: str, judged: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _check_sides(first: Any, second: Any, judged: Mapping[str, Any], index: int) -> None:
-    for side in (first, second):
-        if isinstance(side, str) and not side.strip():
-            raise UserError(f"row {index + 1}: an answer is empty: write it, or leave the row out")
     if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
         raise UserError(
             f"row {index + 1}: both sides are the same, so neither is better: call it a tie, or leave it out"

@@ -25,7 +25,9 @@ def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     if not all(batch["annotator"]):
         raise UserError("objective: a row names no `annotator`, so that nothing tells whose preference it is")
     if not all(EVERY in row for row in batch["preferences"]):
-        raise UserError("objective: annotators prefer whole samples: rows need `preference`, not `preferences` by dimension")
+        raise UserError(
+            "objective: annotators prefer whole samples: rows need `preference`, not `preferences` by dimension"
+        )
     first, second = scored.both(parts, batch)
     z, log_variance = parts.policy.tastes(batch["annotator"])
     preferences = by_head(batch["preferences"], (EVERY,), first)

@@ -218,9 +218,7 @@ class ScoringPolicy:
         """The adapter's result in the ecosystem's own format, and beside it `heads.safetensors` and `heads.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder)
-        save_file(
-            {_short(name): one.contiguous().cpu() for name, one in self.headed.own.items()}, folder / _WEIGHTS
-        )
+        save_file({_short(name): one.contiguous().cpu() for name, one in self.headed.own.items()}, folder / _WEIGHTS)
         (folder / _HEADS).write_text(json.dumps(asdict(self.heads), indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:

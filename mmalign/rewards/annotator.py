@@ -20,7 +20,9 @@ class Annotator(RewardModel):
         super().__init__(path)
         known = self.policy.heads.annotators
         if name and name not in known:
-            raise UserError(f"{path} knows no annotator '{name}'{nearest(name, known)}; it knows {', '.join(known) or 'none'}")
+            raise UserError(
+                f"{path} knows no annotator '{name}'{nearest(name, known)}; it knows {', '.join(known) or 'none'}"
+            )
         self.annotator = name
 
     @torch.no_grad()

@@ -117,7 +117,12 @@ def grpo(policy: Replays, experience: Experience, advantages: torch.Tensor, told
         "num_items_in_batch": policy.mask.sum(),
     }
     level = "sequence" if level == "sequence" else "token"
-    more = {"loss_type": loss_type, "importance_sampling_level": level, "epsilon_low": clips[0], "epsilon_high": clips[1]}
+    more = {
+        "loss_type": loss_type,
+        "importance_sampling_level": level,
+        "epsilon_low": clips[0],
+        "epsilon_high": clips[1],
+    }
     return theirs(grpo_trainer.GRPOTrainer, policy, inputs, **more, **given)
 
 
@@ -141,7 +146,9 @@ def test_their_divergence_from_the_reference_is_trls(told):
 
 def test_no_loss_type_of_trl_is_forgotten():
     source = inspect.getsource(grpo_trainer.GRPOTrainer._compute_loss)
-    known = {word for names in re.findall(r"loss_type (?:==|in) (.*):", source) for word in re.findall(r'"(\w+)"', names)}
+    known = {
+        word for names in re.findall(r"loss_type (?:==|in) (.*):", source) for word in re.findall(r'"(\w+)"', names)
+    }
     assert known == {told.partition(",")[0] for told in SAME} | NOT_OURS
 
 

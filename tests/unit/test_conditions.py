@@ -153,9 +153,13 @@ def test_a_direction_is_a_unit_vector_that_the_prompt_shows_and_the_rewards_foll
 
 
 def test_one_angle_is_asked_for_by_naming_it_twice(write):
-    (row,) = (directions(write({"prompt": "a cat"}), BOTH, degrees=(90, 90), template="{direction}: {prompt}"))[0].values()
+    (row,) = (directions(write({"prompt": "a cat"}), BOTH, degrees=(90, 90), template="{direction}: {prompt}"))[
+        0
+    ].values()
     assert row.text == "helpful 0, brief 100: a cat"
-    said = [{"role": role, "content": text} for role, text in (("user", "Hi."), ("assistant", "Yes."), ("user", "What?"))]
+    said = [
+        {"role": role, "content": text} for role, text in (("user", "Hi."), ("assistant", "Yes."), ("user", "What?"))
+    ]
     text = text_directions(write({"prompt": said}), BOTH, degrees=(0, 0))[0]["prompt"]
     assert text.text == "What?\nWeigh the answer by helpful 100, brief 0."
     assert len(text.history) == 2

@@ -54,7 +54,9 @@ def loss(a, b, c, beta=0.1):
 
 @given(RATIO, RATIO, st.floats(0, 1))
 def test_trust_is_between_dpo_and_its_reverse(a, b, c):
-    forward, backward = (dpo.loss(doubles(*pair[:1]), doubles(*pair[1:]), beta=0.1).values.item() for pair in ((a, b), (b, a)))
+    forward, backward = (
+        dpo.loss(doubles(*pair[:1]), doubles(*pair[1:]), beta=0.1).values.item() for pair in ((a, b), (b, a))
+    )
     assert loss(a, b, 1.0) == pytest.approx(forward)
     assert loss(a, b, 0.0) == pytest.approx(backward)
     assert loss(a, b, c) == pytest.approx(c * forward + (1 - c) * backward)
@@ -157,7 +159,10 @@ trainer: {{steps: 1}}
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [("consistency: befor", "no reward is called 'befor', did you mean 'before'"), ("consistency: now, keep: all", "goes with")],
+    [
+        ("consistency: befor", "no reward is called 'befor', did you mean 'before'"),
+        ("consistency: now, keep: all", "goes with"),
+    ],
 )
 def test_a_ranking_that_is_not_there_is_named(tmp_path, given, told):
     (tmp_path / "x.yaml").write_text(CONFIG.format(collect=given))

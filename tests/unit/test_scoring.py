@@ -211,7 +211,9 @@ def test_classes_are_found_by_name():
 TWICE = ({"annotators": ("ann", "ann")}, {"annotators": ("ann",), "classes": CLASSES})
 
 
-@pytest.mark.parametrize("given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}, *TWICE])
+@pytest.mark.parametrize(
+    "given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}, *TWICE]
+)
 def test_heads_that_mean_nothing_are_refused(given):
     with pytest.raises(ValueError, match=r"give|differ|nothing to tell apart|leave out"):
         Heads(**given)
