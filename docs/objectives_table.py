@@ -42,7 +42,7 @@ class Collected:
 
 def row(spec: ObjectiveSpec, cells: Cells) -> str:
     """One objective's line of the table."""
-    reward = "" if spec.reward == "none" else f"; a {spec.reward} reward"
+    reward = {"none": "", "any": "; any reward", "differentiable": "; a differentiable reward"}[spec.reward]
     paper = spec.paper.removeprefix("arXiv:")
     link = f"[{paper}](https://arxiv.org/abs/{paper})" if paper else ""
     ticks = [cell(spec, process, cells) for process in PROCESSES]

@@ -280,7 +280,8 @@ def _rewards(chosen: Chosen, device: torch.device | str) -> WeightedReward | Non
         return None
     parts = chosen.config.rewards
     checked = [CheckedReward(p.label, _on(c.build(), device)) for p, c in zip(parts, chosen.rewards, strict=True)]
-    return WeightedReward(checked, [part.weight for part in parts], [part.normalize for part in parts])
+    weights, normalize, gates = zip(*((part.weight, part.normalize, part.gate) for part in parts), strict=True)
+    return WeightedReward(checked, weights, normalize, gates)
 
 
 def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Judge]:

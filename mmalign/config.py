@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mmalign.document import Document, Source, read_source
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.faults import Fault, shown, validated
 
 Count = Annotated[int, Field(ge=1)]
@@ -88,6 +88,9 @@ class RewardPart(NamedPart):
     normalize: Literal["none", "group", "batch"] = "none"
     """Before it is weighted: its mean becomes 0 and its deviation 1, within each prompt's samples or the buffer. Of use where
     several rewards of different size are to count alike (GDPO); for objectives on rollouts."""
+    gate: float | None = None
+    """A sample whose score, as it is, is below this gets 0 from every other reward, before anything is normalised. With
+    `weight: 0` the reward is a gate alone."""
 
 
 class JudgePart(NamedPart):
@@ -115,12 +118,15 @@ class Collect(Section):
     pairing: Literal["best-worst", "ranked"] = "best-worst"
     """With `keep: pairs`, which samples of a prompt become pairs: the best with the worst; or also the second best with the
     second worst, and so on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
+    consistency: str | None = None
+    """With `keep: pairs`, the name of a reward whose ranking of a prompt's samples is compared with that by the sum of all; to
+    what degree both agree goes with the pairs, for `cream`. Its own weight is best 0."""
 
     @property
     def columns(self) -> frozenset[str]:
         """What a row of the collection holds."""
         media = {"pairs": {"chosen", "rejected"}, "best": {"sample", "score"}, "all": {"sample", "score"}}
-        return frozenset({"prompt", *media[self.keep]})
+        return frozenset({"prompt", *media[self.keep], *(["consistency"] if self.consistency else [])})
 
 
 class Rollouts(Section):
@@ -283,6 +289,14 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         for i, part in enumerate(parts):
             if count[part.label] > 1:
                 yield f"{key}.{i}", f"{count[part.label]} rewards are called '{part.label}': give each a `name`"
+    for i, part in enumerate(config.rewards):
+        if part.gate is not None and len(config.rewards) == 1:
+            yield f"rewards.{i}.gate", "there is no other reward that it could let through: add one, or leave it out"
+    if config.collect and (name := config.collect.consistency) is not None:
+        if config.collect.keep != "pairs":
+            yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
+        if name not in (known := [part.label for part in config.rewards]):
+            yield "collect.consistency", f"no reward is called '{name}'{nearest(name, known)}"
     if config.evaluation.rewards and config.evaluation.prompts is None:
         yield "evaluation.rewards", "nothing to score: add evaluation.prompts"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmalign.plugins import Catalogue
     from mmalign.records import Rollout, Samples, Scores
     from mmalign.run import Run
-    from mmalign.specs import DataSpec, ModelSpec, ObjectiveSpec, RewardSpec
+    from mmalign.specs import DataSpec, GuidanceSpec, ModelSpec, ObjectiveSpec, RewardSpec
 
 hookspec = pluggy.HookspecMarker("mmalign")
 hookimpl = pluggy.HookimplMarker("mmalign")
@@ -73,6 +73,18 @@ def mmalign_datasets() -> Iterable["DataSpec"]:
         @hookimpl
         def mmalign_datasets():
             yield DataSpec("shapes-prompts", "mmalign_shapes.prompts:ShapesPrompts")
+    """
+
+
+@hookspec
+def mmalign_guidance() -> Iterable["GuidanceSpec"]:
+    """Ways to sample that rewards lead. Called once, when plugins are loaded. Since 1.
+
+    Example::
+
+        @hookimpl
+        def mmalign_guidance():
+            yield GuidanceSpec("best-of-n", "mmalign.samplers.guided:BestOfN")
     """
 
 

@@ -125,6 +125,9 @@ class Scores:
     units: Tensor | None = None
 
 
+WEIGHTS = "weights"
+"""The key of a prompt's metadata under which it weighs rewards itself, by their name."""
+
 EVERY = "*"
 """The dimension of a label that names none: it holds for all."""
 

@@ -109,3 +109,17 @@ class DataSpec(Spec):
 
     kind: ClassVar[str] = "dataset"
     columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)
+
+
+@dataclass(frozen=True)
+class GuidanceSpec(Spec):
+    """A way to draw samples that rewards lead, without training. `build(**options)` returns a callable
+    `(policy, reward, prompts, seeds) -> Samples`, one sample a prompt, where `reward` gives `Scores` for `Samples`.
+
+    needs: capabilities that the model must offer, for example {"guided"}.
+    reward: what it asks of the rewards: "any" or "differentiable".
+    """
+
+    kind: ClassVar[str] = "guidance"
+    needs: frozenset[str] = field(default=frozenset(), kw_only=True)
+    reward: Literal["any", "differentiable"] = field(default="any", kw_only=True)

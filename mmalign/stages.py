@@ -12,7 +12,7 @@ Texts may name what was made before:
 
     ${stages.NAME.model}   the result of an earlier stage of this round; ${stages.NAME.pairs} the pairs that it collected
     ${previous.model}      the result of the round before; null in the first round, or what stands behind a bar:
-    ${previous.model|base}
+    ${previous.model|base}; ${previous.previous.model} that of two rounds before
     ${round}               the number of the round, from 1
 
 The run folder of a stage is `runs/<name>/<round>-<stage>/`.
@@ -24,46 +24,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
-
 from mmalign.compose import Chosen, choose
-from mmalign.config import Count, FolderName, Section, checked
+from mmalign.config import checked
 from mmalign.document import Source, read_source
 from mmalign.errors import UserError, nearest
 from mmalign.faults import Fault, shown, validated
 from mmalign.plugins import Plugins
+from mmalign.staged import WHOLE, Staged
 
 _REFERENCE = re.compile(r"\$\{([^}|]*)(?:\|([^}]*))?\}")
-_WHOLE = ("stages", "rounds", "folder", "plugins")
-"""Keys that belong to the whole document."""
 OUTPUTS = {"model": "model", "pairs": "pairs/pairs.jsonl"}
 """What a stage makes, and where it lies in its run folder."""
-
-
-class NamedStage(Section):
-    """One stage: its name; the other keys are checked as those of a run."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: FolderName
-    """What references and folders call it."""
-
-
-class Staged(Section):
-    """What a document with stages has beside the keys of a run."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: FolderName
-    """Name of the folder that holds the stages' folders."""
-    rounds: Count = 1
-    """How often the stages are repeated."""
-    stages: list[NamedStage] = Field(min_length=1)
-    """Runs in their order."""
-    folder: str = "runs"
-    """Where run folders are made."""
-    plugins: list[str] = Field(default=[])
-    """Python files with further plugins, relative to the config."""
 
 
 @dataclass(frozen=True)
@@ -146,15 +117,15 @@ def _misplaced(source: Source, staged: Staged) -> Iterator[Fault]:
     for i, name in enumerate(names):
         if name in names[:i]:
             yield f"stages.{i}.name", f"another stage is called '{name}', too"
-        for key in _WHOLE:
+        for key in WHOLE:
             if key in source.data["stages"][i]:
                 yield f"stages.{i}.{key}", "belongs to the whole document: move it to the top"
 
 
 def _expanded(source: Source, staged: Staged, round_: int, index: int) -> tuple[StageSource, list[Fault]]:
     """A stage of a round, with the common keys below its own and its references filled in."""
-    top = {key: value for key, value in source.data.items() if key not in _WHOLE}
-    own = {key: value for key, value in source.data["stages"][index].items() if key not in _WHOLE}
+    top = {key: value for key, value in source.data.items() if key not in WHOLE}
+    own = {key: value for key, value in source.data["stages"][index].items() if key not in WHOLE}
     filler = _Filler(staged, source.data, round_, index)
     data = {key: filler(value, key) for key, value in _laid_over(top, own).items()}
     name = f"{round_}-{staged.stages[index].name}"
@@ -215,8 +186,9 @@ class _Filler:
         steps = reference.strip().split(".")
         if steps == ["round"]:
             return self.round
-        if steps == ["previous", "model"]:
-            return self._output(self.round - 1, len(self.names) - 1, "model") if self.round > 1 else otherwise
+        if set(steps[:-1]) == {"previous"} and steps[-1] == "model":
+            back = self.round - (len(steps) - 1)
+            return self._output(back, len(self.names) - 1, "model") if back > 0 else otherwise
         if len(steps) == 3 and steps[0] == "stages":
             return self._earlier(steps[1], steps[2])
         raise UserError("a reference is ${stages.NAME.model}, ${stages.NAME.pairs}, ${previous.model} or ${round}")

@@ -25,6 +25,7 @@ from mmalign.config import load
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
+from mmalign.guidance import sampler
 from mmalign.options import complete
 from mmalign.parts import Parts
 from mmalign.records import Samples, batched
@@ -63,14 +64,25 @@ def policy_of(target: Target) -> Any:
     return policy
 
 
-def sample(target: Path, prompts: Path, out: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Sample each prompt of a file once into `out`, with `samples.jsonl` beside the files. Returns the files."""
+def sample(
+    target: Path,
+    prompts: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    guidance: str | None = None,
+    weights: Sequence[str] = (),
+) -> list[Path]:
+    """Sample each prompt of a file once into `out`, with `samples.jsonl` beside the files. Returns the files.
+
+    guidance, weights: what leads the samples, and the rewards it follows, as `mmalign.guidance.sampler` takes them.
+    """
     opened = open_target(target, overrides)
     if not makes_samples(opened.chosen.process):
         raise UserError(
             f"model '{opened.chosen.model.offer.spec.name}' scores and makes no samples: see `mmalign score`"
         )
     rows = Prompts(str(prompts))
+    draw = sampler(opened.chosen, guidance, weights)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -78,15 +90,17 @@ def sample(target: Path, prompts: Path, out: Path, overrides: Sequence[str] = ()
     everything = [rows[i]["prompt"] for i in range(len(rows))]
     seeds = [evaluation.seed + i for i in range(len(everything))]
     files: list[Path] = []
+    drawn: list[int] = []
     for start in range(0, len(everything), evaluation.batch_size):
         batch = slice(start, start + evaluation.batch_size)
         with policy.sampled(opened.chosen.evaluation_sampling):
-            samples = policy.sample(everything[batch], seeds[batch])
+            samples = draw(policy, everything[batch], seeds[batch])
+        drawn += samples.seeds or seeds[batch]
         folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
         folder.mkdir(exist_ok=True)
         files += opened.chosen.plugins.hook.mmalign_write_samples(samples=samples, folder=folder)
     with open(out / "samples.jsonl", "w", encoding="utf-8") as manifest:
-        for prompt, seed, file in zip(everything, seeds, files, strict=True):
+        for prompt, seed, file in zip(everything, drawn, files, strict=True):
             row = {"prompt": prompt.text, "seed": seed, "sample": str(file.relative_to(out))}
             manifest.write(json.dumps(row) + "\n")
     return files

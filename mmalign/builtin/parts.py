@@ -1,9 +1,9 @@
-"""What mmalign itself offers: objectives, rewards of texts and sources of data."""
+"""What mmalign itself offers: objectives, rewards of texts, sources of data and guidance."""
 
 from collections.abc import Iterator
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, ObjectiveSpec, RewardSpec
+from mmalign.specs import DataSpec, GuidanceSpec, ObjectiveSpec, RewardSpec
 
 _LABELLED = frozenset({"prompt", "sample", "label"})
 _PAIRS = frozenset({"prompt", "chosen", "rejected"})
@@ -14,6 +14,7 @@ _DIFFERENTIABLE = frozenset({"differentiable"})
 _ROLLOUTS = frozenset({"rollouts"})
 _SCORING = frozenset({"scoring"})
 _PREFERENCES = frozenset({"prompt", "first", "second", "preferences", "strengths"})
+_PERSONAL = _PREFERENCES | {"annotator"}
 _RATINGS = frozenset({"prompt", "sample", "ratings"})
 _SEGMENTS = frozenset({"prompt", "sample", "segments"})
 
@@ -69,6 +70,8 @@ _ON_SAMPLES = (
 _OF_REWARDS = {
     "bradley-terry": (_PREFERENCES, ""),
     "btt": (_PREFERENCES, "arXiv:2501.13918"),
+    "pal": (_PERSONAL, "arXiv:2406.08469"),
+    "vpl": (_PERSONAL, "arXiv:2408.10075"),
     "reward-regression": (_RATINGS, "arXiv:2406.08673"),
     "segment-classification": (_SEGMENTS, "arXiv:2308.06394"),
 }
@@ -82,6 +85,9 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD, columns=_PAIRS, paper=paper)
     for name, capability, paper in _ON_UNITS:
         yield ObjectiveSpec(name, _home(name), needs=_LIKELIHOOD | {capability}, columns=_PAIRS, paper=paper)
+    yield ObjectiveSpec(
+        "cream", _home("cream"), needs=_LIKELIHOOD, columns=_PAIRS | {"consistency"}, paper="arXiv:2410.12735"
+    )
     yield ObjectiveSpec("kto", _home("kto"), needs=_LIKELIHOOD, columns=_LABELLED, paper="arXiv:2402.01306")
     for name, columns, needs, paper in _ON_SAMPLES:
         yield ObjectiveSpec(name, _home(name), needs=needs, columns=columns, paper=paper)
@@ -103,7 +109,11 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         ("ppo", _ROLLOUTS | {"values"}, "arXiv:1707.06347"),
     ):
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", paper=paper)
-    for name, needs, paper in (("reinforce", _ROLLOUTS, ""), ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505")):
+    for name, needs, paper in (
+        ("reinforce", _ROLLOUTS, ""),
+        ("remax", _ROLLOUTS | {"likeliest"}, "arXiv:2310.10505"),
+        ("nash-md", _ROLLOUTS | {"mixture"}, "arXiv:2312.00886"),
+    ):
         yield ObjectiveSpec(name, _home(name), needs=needs, reward="any", reuses_samples=False, paper=paper)
     for name, (columns, paper) in _OF_REWARDS.items():
         yield ObjectiveSpec(name, _home(name), needs=_SCORING, columns=columns, paper=paper)
@@ -117,6 +127,8 @@ def _home(name: str) -> str:
 def mmalign_rewards() -> Iterator[RewardSpec]:
     """What any text can be asked, and reward models that mmalign trained, alone or several together."""
     yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
+    yield RewardSpec("implicit", "mmalign.rewards.implicit:Implicit", paper="arXiv:2305.18290")
+    yield RewardSpec("annotator", "mmalign.rewards.annotator:Annotator")
     yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
     yield RewardSpec("length", "mmalign.rewards.texts:Length")
     yield RewardSpec("regex", "mmalign.rewards.texts:Regex")
@@ -131,6 +143,8 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("samples", "sources:SampleRows", _SAMPLES),
         ("labelled", "sources:LabelledRows", _LABELLED),
         ("scored", "sources:ScoredRows", _SCORED),
+        ("directions", "directions:directions", frozenset({"prompt"})),
+        ("text-directions", "directions:text_directions", frozenset({"prompt"})),
         ("unpaired", "conditions:unpaired", _LABELLED),
         ("goal-pairs", "conditions:goal_pairs", _PAIRS),
         ("text-prompts", "texts:TextPrompts", frozenset({"prompt"})),
@@ -139,10 +153,23 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("text-scored", "texts:TextScored", _SCORED),
         ("text-unpaired", "conditions:text_unpaired", _LABELLED),
         ("text-goal-pairs", "conditions:text_goal_pairs", _PAIRS),
-        ("preferences", "feedback:Preferences", _PREFERENCES),
+        ("preferences", "feedback:Preferences", _PERSONAL),
         ("ratings", "feedback:Ratings", _RATINGS),
-        ("text-preferences", "feedback:TextPreferences", _PREFERENCES),
+        ("text-preferences", "feedback:TextPreferences", _PERSONAL),
         ("text-ratings", "feedback:TextRatings", _RATINGS),
         ("text-segments", "feedback:TextSegments", _SEGMENTS),
     ):
         yield DataSpec(name, f"mmalign.data.{home}", columns=columns)
+
+
+@hookimpl
+def mmalign_guidance() -> Iterator[GuidanceSpec]:
+    """What leads samples of any model, or of those whose samplers can be led."""
+    yield GuidanceSpec(
+        "reward-gradient",
+        "mmalign.samplers.guided:RewardGradient",
+        needs=frozenset({"guided"}),
+        reward="differentiable",
+        paper="arXiv:2302.07121",
+    )
+    yield GuidanceSpec("best-of-n", "mmalign.samplers.guided:BestOfN", paper="arXiv:2112.09332")

@@ -28,6 +28,6 @@ def show(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) ->
 
 def schema() -> None:
     """Print the JSON schema of configs, for editors."""
-    from mmalign.config import Config
+    from mmalign import staged
 
-    say_json(Config.model_json_schema())
+    say_json(staged.schema())

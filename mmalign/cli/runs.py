@@ -78,13 +78,26 @@ def sample(
     prompts: Annotated[Path, typer.Option(help="A file with a prompt a line, or .jsonl, .csv, .parquet.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder for the samples.")],
     overrides: Overrides = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What leads the samples, by name or with options: '{type: best-of-n, n: 8}'."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REWARD=W",
+            help="How much the guidance follows a reward; several times for several. By default as the config trains.",
+        ),
+    ] = None,
 ) -> None:
-    """Sample each prompt of a file once, from a trained run or from the base model of a config."""
+    """Sample each prompt of a file once, from a trained run or the base model of a config; led by rewards with --guidance."""
     need_plugins(ctx)
 
     from mmalign import verbs
 
-    files = verbs.sample(target, prompts, out, overrides or ())
+    files = verbs.sample(target, prompts, out, overrides or (), guidance, weight or ())
     typer.echo(f"{len(files)} samples in {out}, listed in {out / 'samples.jsonl'}")
 
 

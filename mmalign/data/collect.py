@@ -17,8 +17,9 @@ from mmalign.config import Collect
 from mmalign.console import track
 from mmalign.data.sources import Pairs, ScoredRows
 from mmalign.errors import UserError
+from mmalign.maths.agreement import kendall
 from mmalign.parts import Row, Source
-from mmalign.records import Prompt, Samples
+from mmalign.records import Prompt, Samples, Scores
 
 if TYPE_CHECKING:
     from mmalign.run import Run
@@ -35,8 +36,9 @@ class OwnPairs(Pairs):
         self._data = data
 
     def __getitem__(self, index: int) -> Row:
-        asked = self._data[self._table[self._rows[index]]["row"]]
-        return {**super().__getitem__(index), "prompt": asked["prompt"]}
+        own = self._table[self._rows[index]]
+        known = {"consistency": own["consistency"]} if "consistency" in own else {}
+        return {**super().__getitem__(index), **known, "prompt": self._data[own["row"]]["prompt"]}
 
 
 class OwnSamples(ScoredRows):
@@ -105,16 +107,16 @@ def collect(run: "Run", options: Collect) -> Source:
 
 def ranked(scores: Tensor) -> list[tuple[int, int]]:
     """Indices of winner and loser among `[N]` scores: the best with the worst, the second best with the second worst, and so
-    on as long as the one is higher. A NaN counts as no score.
+    on as long as the one is higher. One that is not finite counts as no score.
     """
     known = _known(scores)
     return [(a, b) for a, b in zip(known, reversed(known), strict=True) if scores[a] > scores[b]]
 
 
 def _known(scores: Tensor) -> list[int]:
-    """Indices of the scores that are numbers, the highest first."""
+    """Indices of the scores that are finite, the highest first."""
     order = scores.argsort(descending=True, stable=True)
-    known: list[int] = order[~scores[order].isnan()].tolist()
+    known: list[int] = order[scores[order].isfinite()].tolist()
     return known
 
 
@@ -144,15 +146,25 @@ def _rows_of(
     repeated = [prompt for prompt in prompts for _ in range(count)]
     start = (run.config.trainer.seed * len(run.parts.data) + first) * count
     samples = run.parts.policy.sample(repeated, list(range(start, start + len(repeated))))
-    scores = run.parts.reward(samples).values
+    scores = run.parts.reward(samples)
     for i, prompt in enumerate(prompts):
         own = slice(i * count, (i + 1) * count)
-        if kept := KEEPING[options.keep].rows(scores[own], options):
+        if kept := KEEPING[options.keep].rows(scores.values[own], options):
             paths = _written(run, samples[own], folder / f"{first + i:05d}")
+            agreed = _agreed(scores, own, options)
             for columns, others in kept:
                 media = {name: str(paths[index].relative_to(folder)) for name, index in columns.items()}
-                yield {"row": first + i, "prompt": prompt.text, **media, **others}
+                yield {"row": first + i, "prompt": prompt.text, **media, **others, **agreed}
     run.parts.reward.drain()
+
+
+def _agreed(scores: Scores, own: slice, options: Collect) -> dict[str, float]:
+    """How consistent the ranking of a prompt's samples is with that by one of the rewards: 1 the same, 0 the reverse."""
+    if options.consistency is None:
+        return {}
+    total, other = scores.values[own], scores.dimensions[options.consistency][own].to(scores.values)
+    known = total.isfinite() & other.isfinite()
+    return {"consistency": (float(kendall(total[known], other[known])) + 1) / 2}
 
 
 def _written(run: "Run", samples: Samples, folder: Path) -> Sequence[Path]:

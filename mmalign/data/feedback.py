@@ -7,7 +7,8 @@
     prompt, sample, segments               [[start, end, {kind: class or null}], ...], counted in characters
 
 Where the samples are texts, `completion` holds them. `strength` beside a preference tells how much better the better one is:
-a number, or {dimension: number}. Preferences and ratings of all rows are checked at once, before any picture is read.
+a number, or {dimension: number}. `annotator` tells whose preference it is. Preferences and ratings of all rows are checked
+at once, before any picture is read.
 """
 
 import math
@@ -23,7 +24,7 @@ from mmalign.parts import Row
 from mmalign.records import EVERY, Prompt, Segment
 
 _PREFERENCES = {"first": 1.0, "A": 1.0, "second": -1.0, "B": -1.0, "tie": 0.0, "same": 0.0}
-_JUDGED = ("preference", "preferences", "tie", "strength", "scores")
+_JUDGED = ("preference", "preferences", "tie", "strength", "scores", "annotator")
 
 
 class Preferences:
@@ -129,8 +130,10 @@ class TextSegments(TextSamples):
 # ---- what a row says
 
 
-def judgement(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """`preferences` by dimension: 1 for the first, -1 for the second, 0 for a tie; and `strengths`."""
+def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`preferences` by dimension: 1 for the first, -1 for the second, 0 for a tie; `strengths`; the `annotator`, "" if
+    nobody is named.
+    """
     said: Any = row.get("preferences")
     if said is None:
         said = {EVERY: row["preference"] if "preference" in row else "tie" if row.get("tie") else "first"}
@@ -143,7 +146,8 @@ def judgement(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     strengths = _numbers(strength, "strength") if strength is not None else {}
     if any(value < 0 for value in strengths.values()):
         raise UserError("a strength is how much better the better one is, so it is 0 or more")
-    return {"preferences": found, "strengths": strengths}
+    annotator = row.get("annotator")
+    return {"preferences": found, "strengths": strengths, "annotator": "" if annotator is None else str(annotator)}
 
 
 def ratings(row: Mapping[str, Any]) -> dict[str, float]:
@@ -230,15 +234,12 @@ def _sides(path: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     raise UserError(f"{path}: needs the columns chosen, rejected or first, second; it has {', '.join(sorted(known))}")
 
 
-def _some_decided(path: str, judged: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
+def _some_decided(path: str, judged: Sequence[Mapping[str, Any]]) -> None:
     if judged and not any(value for one in judged for value in one["preferences"].values()):
         raise UserError(f"{path}: every pair is a tie, so nothing can be learned from them")
 
 
-def _check_sides(first: Any, second: Any, judged: Mapping[str, Mapping[str, float]], index: int) -> None:
-    for side in (first, second):
-        if isinstance(side, str) and not side.strip():
-            raise UserError(f"row {index + 1}: an answer is empty: write it, or leave the row out")
+def _check_sides(first: Any, second: Any, judged: Mapping[str, Any], index: int) -> None:
     if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
         raise UserError(
             f"row {index + 1}: both sides are the same, so neither is better: call it a tie, or leave it out"

@@ -106,6 +106,9 @@ class Pairs:
         for name in ("prompt", "chosen", "rejected"):
             if not pair[name]:
                 raise BadRow(f"{self._path}: row {self._rows[index] + 1}: no {name}")
+        if pair["chosen"] == pair["rejected"]:
+            what = pair["chosen"] if isinstance(pair["chosen"], str) else "the same bytes"
+            raise BadRow(f"{self._path}: row {self._rows[index] + 1}: both sides are {what}, so neither is better")
         return {
             "prompt": Prompt(pair["prompt"]),
             "chosen": medium(pair["chosen"], self._folder),

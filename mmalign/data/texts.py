@@ -96,7 +96,10 @@ class TextPairs(_Texts):
         if missing := [name for name in self._preset.columns if row.get(name) is None]:
             raise UserError(f"no {', '.join(missing)}")
         pair = self._preset.pair(row)
-        return {**text_pair(pair, self._folder), **rated(pair)}
+        read = text_pair(pair, self._folder)
+        if read["chosen"] == read["rejected"]:
+            raise UserError("both sides are the same, so neither is better: leave the row out")
+        return {**read, **rated(pair)}
 
 
 class TextSamples(_Texts):
@@ -163,11 +166,13 @@ def _messages(cell: Any, role: str) -> list[Message]:
 
 
 def _answer(messages: Sequence[Message]) -> str:
-    """The text of an answer, which is one message of the assistant."""
+    """The text of an answer, which is one message of the assistant. Raises UserError where nothing is said."""
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(str(message["role"]) for message in messages) or "nothing"
         raise UserError(f"an answer must be one message of the assistant, this is {roles}")
-    return _said(messages[0])
+    if not (said := _said(messages[0])).strip():
+        raise UserError("an answer is empty: write it, or leave the row out")
+    return said
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:

@@ -36,3 +36,12 @@ def recalls(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """`[C]`: of each class the share that was found. predicted, labels: `[N]` class indices; -1 is no label."""
     found = [(predicted[labels == c] == c).float().mean() for c in range(classes)]
     return torch.stack(found)
+
+
+def kendall(one: Tensor, other: Tensor) -> Tensor:
+    """Kendall's τ of two rankings of the same N things, in [-1, 1]: how many pairs both order alike less how many they order
+    the other way round, as a share of all pairs. One that either ties counts as neither; without pairs it is 0.
+    """
+    first, second = torch.combinations(torch.arange(len(one)), 2).to(one.device).unbind(dim=1)
+    alike = (one[first] - one[second]).sign() * (other[first] - other[second]).sign()
+    return alike.sum() / max(1, len(alike))

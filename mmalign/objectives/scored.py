@@ -14,11 +14,18 @@ from mmalign.records import Loss
 
 def pairs(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     """Scores of the first and of the second sample and the preferences, `[B, K]`, from one forward, and K dimensions."""
-    policy, names = parts.policy, parts.policy.heads.names
-    encoded = policy.encode([*batch["prompt"], *batch["prompt"]], [*batch["first"], *batch["second"]])
-    first, second = policy.scores(encoded).chunk(2)
+    names = parts.policy.heads.names
+    first, second = both(parts, batch)
     preferences = by_head(batch["preferences"], names, first)
     return {"first": first, "second": second, "preferences": preferences, "dimensions": names}
+
+
+def both(parts: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What every head gives the first and the second sample, `[B, K]` each, from one forward."""
+    policy = parts.policy
+    encoded = policy.encode([*batch["prompt"], *batch["prompt"]], [*batch["first"], *batch["second"]])
+    first, second = policy.scores(encoded).chunk(2)
+    return first, second
 
 
 def judged(values: Tensor, gaps: Tensor, preferences: Tensor, dimensions: Sequence[str]) -> Loss:

@@ -8,7 +8,8 @@ half of the usual denoising error.
 
 On the best of the model's own samples (`collect: {keep: best}`) this is RAFT (Dong et al. 2023, arXiv:2304.06767), or
 best-of-n distillation. On prompts that say how good the answer is (`template` of the data, or `unpaired` with `good` and
-`bad`) it is conditional training, such as chain of hindsight (Liu et al. 2023, arXiv:2302.02676).
+`bad`) it is conditional training, such as chain of hindsight (Liu et al. 2023, arXiv:2302.02676). On the best samples of
+prompts that weigh two rewards (data `directions`) it is directional preference alignment (Wang et al. 2024, arXiv:2402.18571).
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.processes.policy import Adapter, evaluating
 from mmalign.records import Media, Prompt
 
@@ -32,10 +32,13 @@ class Heads:
 
     names: one head each, for example the dimensions of quality. classes: what a head tells apart in a segment of the
     sample, for example absent, faithful and hallucinated; without any a head gives the whole sample one value.
+    annotators: whose preferences the model tells apart, where heads are prototypes of taste and each annotator is a mixture
+    of them (`pal`, `vpl`).
     """
 
     names: tuple[str, ...] = ("score",)
     classes: tuple[str, ...] = ()
+    annotators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, given in {"names": self.names, "classes": self.classes}.items():
@@ -43,6 +46,10 @@ class Heads:
                 raise ValueError(f"{kind} must differ and be of letters, digits, - and _")
         if not self.names:
             raise ValueError("give at least one name")
+        if len(set(self.annotators)) < len(self.annotators):
+            raise ValueError("annotators must differ")
+        if self.annotators and self.classes:
+            raise ValueError("annotators prefer whole samples: leave out `classes`")
         if len(self.classes) == 1:
             raise ValueError("there is nothing to tell apart in one class; give several, or none for values")
 
@@ -96,6 +103,13 @@ class HeadedNetwork(nn.Module):
         self.linear = nn.Linear(width, self.shape[0] * self.shape[1])
         nn.init.normal_(self.linear.weight, std=(width + 1) ** -0.5)
         nn.init.zeros_(self.linear.bias)
+        if heads.annotators:
+            self.tastes = nn.Parameter(torch.zeros(len(heads.annotators), 2, len(heads.names)))
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """The weights that are not the backbone's, by name."""
+        return {name: weight for name, weight in self.state_dict().items() if not name.startswith("backbone.")}
 
     def forward(self, inputs: Mapping[str, Tensor], places: Tensor) -> Tensor:
         """Read every head at `places` `[B, P]`; what stands at -1 means nothing."""
@@ -166,6 +180,21 @@ class ScoringPolicy:
         read: Tensor = self.network(encoded.inputs, encoded.places[:, 1:])
         return read[encoded.places[:, 1:] >= 0]
 
+    def tastes(self, annotators: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """`[B, K]` each: what annotators think of the heads, as logits of a mixture, and the log-variance of that.
+
+        Both are 0 before anything is learned, and for the annotator "", who is a stranger. Raises UserError for one whom
+        `model.heads` does not name.
+        """
+        known = self.heads.annotators
+        if unknown := [name for name in annotators if name and name not in known]:
+            hint = nearest(unknown[0], known) or "; list everybody whose preferences it is to tell apart"
+            raise UserError(f"model.heads.annotators does not name '{unknown[0]}'{hint}")
+        stranger = self.headed.linear.weight.new_zeros(1, 2, len(self.heads.names))
+        rows = torch.cat([self.headed.tastes, stranger]) if known else stranger
+        found = rows[[known.index(name) if name else len(known) for name in annotators]]
+        return found[:, 0], found[:, 1]
+
     @contextmanager
     def judging(self) -> Iterator[None]:
         """Within it nothing trains: no gradient, no dropout."""
@@ -176,7 +205,7 @@ class ScoringPolicy:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights, those of the heads as `heads.*`."""
-        own = {f"heads.{name}": weight.detach() for name, weight in self.headed.linear.state_dict().items()}
+        own = {f"heads.{_short(name)}": weight.detach() for name, weight in self.headed.own.items()}
         return {**self.model.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -189,9 +218,7 @@ class ScoringPolicy:
         """The adapter's result in the ecosystem's own format, and beside it `heads.safetensors` and `heads.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder)
-        save_file(
-            {name: one.contiguous().cpu() for name, one in self.headed.linear.state_dict().items()}, folder / _WEIGHTS
-        )
+        save_file({_short(name): one.contiguous().cpu() for name, one in self.headed.own.items()}, folder / _WEIGHTS)
         (folder / _HEADS).write_text(json.dumps(asdict(self.heads), indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -203,8 +230,15 @@ class ScoringPolicy:
         self._load_heads(load_file(folder / _WEIGHTS))
         self.model.load(folder)
 
+    @torch.no_grad()
     def _load_heads(self, weights: Mapping[str, Tensor]) -> None:
-        own = self.headed.linear.state_dict()
+        own = {_short(name): weight for name, weight in self.headed.own.items()}
         if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
             raise UserError("these heads belong to another model: keep `model` as it was when they were saved")
-        self.headed.linear.load_state_dict(dict(weights))
+        for name, weight in own.items():
+            weight.copy_(weights[name])
+
+
+def _short(name: str) -> str:
+    """What a weight is called in files."""
+    return name.removeprefix("linear.")

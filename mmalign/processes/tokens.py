@@ -108,7 +108,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "exact-likelihood", "divergence", "changed-units", "rollouts", "likeliest", "values"}
+        {"likelihood", "exact-likelihood", "divergence", "changed-units", "rollouts", "likeliest", "mixture", "values"}
     )
     Sampling = _Sampling
 
@@ -131,6 +131,27 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         """The response to each prompt whose every token is the likeliest."""
         greedy, seeds = replace(self.sampling, temperature=0.0), [0] * len(prompts)
         return self._samples(prompts, (), self._generate(prompts, seeds, greedy))
+
+    @torch.no_grad()
+    def mixed(self, prompts: Sequence[Prompt], seeds: Sequence[int], share: float) -> Samples:
+        """One response a prompt, each token drawn from r^c p^(1-c) / Z, between the reference (r) and the policy (p).
+
+        share: c; at 0 they are those of `sample`. The reference reads everything again for every token.
+        """
+        pick, said = self._picker(seeds, self.sampling), [list[int]() for _ in prompts]
+        ends = [ids[-1] for ids in self.model.tokenize(prompts, [""] * len(prompts))]
+
+        def between(logits: Tensor, step: int) -> Tensor:
+            next_ones = [[*response, end] for response, end in zip(said, ends, strict=True)]
+            reference = self._reference_logits(self.model.encode(prompts, next_ones)).to(logits)
+            chosen = pick(torch.where(logits.isneginf(), logits, logits.lerp(reference, share)), step)
+            for response, token in zip(said, chosen.tolist(), strict=True):
+                response.append(token)
+            return chosen
+
+        with evaluating(self.network):
+            units = self.model.generate(prompts, between, self.sampling.max_new_tokens)
+        return self._samples(prompts, seeds, units)
 
     @torch.no_grad()
     def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
@@ -220,6 +241,10 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         return self.sampling.temperature or 1.0
 
     def _generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], options: _Sampling) -> Sequence[Ids]:
+        with evaluating(self.network):
+            return self.model.generate(prompts, self._picker(seeds, options), options.max_new_tokens)
+
+    def _picker(self, seeds: Sequence[int], options: _Sampling) -> Choose:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniform = torch.stack([torch.rand(options.max_new_tokens, generator=one) for one in generators])
         uniform = uniform.to(self.model.device)
@@ -227,8 +252,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         def pick(logits: Tensor, step: int) -> Tensor:
             return choose(logits, uniform[:, step], options.temperature, options.top_p, options.top_k)
 
-        with evaluating(self.network):
-            return self.model.generate(prompts, pick, options.max_new_tokens)
+        return pick
 
     def _samples(self, prompts: Sequence[Prompt], seeds: Sequence[int], units: Sequence[Ids]) -> Samples:
         return Samples(prompts, self.model.decode(units), seeds)
@@ -241,6 +265,14 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         counts = _counts(encoded)
         found = token_log_probs(hidden[:, :-1][counts], encoded.ids[:, 1:][counts], self.model.head, temperature)
         return _left_aligned(found, counts, width)
+
+    def _reference_logits(self, encoded: Encoded) -> Tensor:
+        """`[B, V]`: what the reference would say in the place of each response's last token."""
+        places = torch.arange(encoded.mask.shape[1], device=encoded.mask.device)
+        last = (places * encoded.mask).argmax(dim=1)
+        with self.reference():
+            hidden = self.model.hidden(encoded.inputs)
+            return self.model.head(hidden[torch.arange(len(last), device=last.device), last - 1])
 
     def _reference_head(self, hidden: Tensor) -> Tensor:
         with torch.no_grad(), self.reference():

@@ -2,12 +2,16 @@
 
     r(x) = Σ_k w_k r_k(x)
 
-where r_k may be normalised first: (r_k - mean) / (deviation + 1e-4) within the samples of a prompt or of the buffer. With
-`normalize: group` everywhere and `grpo` with `spread: batch` this is GDPO.
+where r_k may be gated first: it is 0 for a sample with which another reward, a gate, is not satisfied, r_g(x) < threshold
+of g; and normalised then: (r_k - mean) / (deviation + 1e-4) within the samples of a prompt or of the buffer. With
+`normalize: group` everywhere and `grpo` with `spread: batch` this is GDPO (Liu et al. 2026, arXiv:2601.05242).
+
+A prompt may weigh the rewards itself, by name in its metadata: `{"weights": {"helpful": 0.9, "brief": -0.4}}` multiplies
+the w_k of its samples (directional preferences; `mmalign.data.directions`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +21,7 @@ from torch.nn.functional import pad
 
 from mmalign.errors import UserError
 from mmalign.maths.advantages import grouped
-from mmalign.records import Samples, Scores
+from mmalign.records import WEIGHTS, Samples, Scores
 
 Normalize = Literal["none", "group", "batch"]
 
@@ -48,14 +52,23 @@ class CheckedReward:
 
 
 class WeightedReward:
-    """The sum of several rewards with their weights; each is also kept for the log, raw and as it went into the sum."""
+    """The sum of several rewards with their weights; each is also kept for the log, raw and as it went into the sum.
+
+    gates: the threshold of each reward that is a gate, None for the others.
+    """
 
     def __init__(
-        self, rewards: Sequence[CheckedReward], weights: Sequence[float], normalize: Sequence[Normalize] | None = None
+        self,
+        rewards: Sequence[CheckedReward],
+        weights: Sequence[float],
+        normalize: Sequence[Normalize] | None = None,
+        gates: Sequence[float | None] | None = None,
     ):
         self.rewards = list(rewards)
         self.weights = list(weights)
         self.normalize: list[Normalize] = list(normalize or ["none"] * len(self.rewards))
+        thresholds = zip((reward.name for reward in self.rewards), gates or (), strict=False)
+        self.gates = {name: gate for name, gate in thresholds if gate is not None}
         self._raw: dict[str, list[Tensor]] = defaultdict(list)
         self._shaped: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -78,15 +91,32 @@ class WeightedReward:
             raise UserError("rewards: samples outside the buffer have no normalised score: leave `normalize` out")
         return _summed(*self._parts(samples, group, at_once))
 
+    def preferred(self, samples: Samples, others: Samples, at_once: int | None = None) -> Tensor:
+        """`[B]`: how probably each sample is better than the other one of its prompt; not finite where nobody can say.
+
+        A lone reward that compares (`preferred(samples, others)`, a preference model) tells it itself; of all others it is
+        Bradley and Terry's σ(r(x) - r(x')).
+        """
+        compare = getattr(self.rewards[0].function, "preferred", None) if len(self.rewards) == 1 else None
+        if compare is None:
+            scores = (self.measured(some, at_once=at_once).values for some in (samples, others))
+            return (next(scores) - next(scores)).sigmoid()
+        size = at_once or max(1, len(samples))
+        found = [compare(samples[i : i + size], others[i : i + size]) for i in range(0, len(samples), size)]
+        return torch.cat(found)
+
     def drain(self) -> dict[str, Tensor]:
-        """Of all samples scored since the last drain, by name: `reward/<name>`, the mean of the raw scores, and, where
-        rewards are weighted against each other, `shaped/<name>`, the deviation of what went into the sum.
+        """Of all samples scored since the last drain, by name: `reward/<name>`, the mean of the raw scores; where rewards
+        are weighted against each other, `shaped/<name>`, the deviation of what went into the sum; and `gate/<name>`, the
+        share of samples that a gate let through.
         """
         means = {f"reward/{name}": _known(values).mean() for name, values in self._raw.items()}
         spreads = {f"shaped/{name}": _known(values).std(correction=0) for name, values in self._shaped.items()}
+        known = {name: _known(self._raw[name]) for name in self.gates if name in self._raw}
+        shares = {f"gate/{name}": (scores >= self.gates[name]).float().mean() for name, scores in known.items()}
         self._raw.clear()
         self._shaped.clear()
-        return means | spreads
+        return means | spreads | shares
 
     @property
     def _shapes(self) -> bool:
@@ -95,10 +125,12 @@ class WeightedReward:
 
     def _parts(self, samples: Samples, group: int, at_once: int | None) -> tuple[dict[str, Scores], dict[str, Scores]]:
         """By name, the raw scores of each reward and w_k r_k."""
-        raw, shaped = {}, {}
-        for reward, weight, how in zip(self.rewards, self.weights, self.normalize, strict=True):
-            raw[reward.name] = scores = _in_pieces(reward, samples, at_once or max(1, len(samples)))
-            shaped[reward.name] = _weighted(_normalized(scores, how, group, reward.name), weight)
+        raw = {one.name: _in_pieces(one, samples, at_once or max(1, len(samples))) for one in self.rewards}
+        shaped = {}
+        for (name, scores), weight, how in zip(raw.items(), self.weights, self.normalize, strict=True):
+            others = {gate: least for gate, least in self.gates.items() if gate != name}
+            normalized = _normalized(_let_through(scores, raw, others), how, group, name)
+            shaped[name] = _weighted(normalized, weight * _own_weights(samples, name, scores.values))
         return raw, shaped
 
 
@@ -108,6 +140,22 @@ def _in_pieces(reward: CheckedReward, samples: Samples, size: int) -> Scores:
         return pieces[0]
     units = [piece.units for piece in pieces if piece.units is not None]
     return Scores(torch.cat([piece.values for piece in pieces]), units=_as_wide(units, torch.cat) if units else None)
+
+
+def _let_through(scores: Scores, raw: Mapping[str, Scores], gates: Mapping[str, float]) -> Scores:
+    """The scores, 0 where a gate is closed, even if there is none then; a gate without a score is open."""
+    values, units = scores.values, scores.units
+    for name, least in gates.items():
+        closed = raw[name].values.to(values.device) < least
+        values = torch.where(closed, 0, values)
+        units = None if units is None else torch.where(closed[:, None], 0, units)
+    return Scores(values, units=units)
+
+
+def _own_weights(samples: Samples, name: str, like: Tensor) -> Tensor:
+    """`[B]`: what each sample's prompt says that a reward counts; 1 where it says nothing."""
+    factors = [prompt.metadata.get(WEIGHTS, {}).get(name, 1.0) for prompt in samples.prompts]
+    return torch.tensor(factors, dtype=like.dtype if like.is_floating_point() else None, device=like.device)
 
 
 def _normalized(scores: Scores, how: Normalize, group: int, name: str) -> Scores:
@@ -120,8 +168,10 @@ def _normalized(scores: Scores, how: Normalize, group: int, name: str) -> Scores
     return Scores(torch.where(values.isfinite(), normalized, values))
 
 
-def _weighted(scores: Scores, weight: float) -> Scores:
-    return Scores(weight * scores.values, units=None if scores.units is None else weight * scores.units)
+def _weighted(scores: Scores, weights: Tensor) -> Scores:
+    """weights: `[B]`."""
+    units = None if scores.units is None else weights[:, None] * scores.units
+    return Scores(weights * scores.values, units=units)
 
 
 def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:

@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from mmalign.maths.paths import Path
 from mmalign.records import Prompt, Samples, Scores, batched
 from mmalign.samplers.guidance import Denoise
+
+Reward = Callable[[Samples], Scores]
 
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(x [B, ...], t [B])` -> the network's output there and the reward's gradient to `x`, both `[B, ...]`."""
@@ -64,9 +67,7 @@ def of_clean(denoise: Denoise, path: Path, reward: Callable[[Tensor], Tensor]) -
     return slope
 
 
-def best_of(
-    n: int, policy: Any, reward: Callable[[Samples], Scores], prompts: Sequence[Prompt], seeds: Sequence[int]
-) -> Samples:
+def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
     """Of `n` samples of each prompt the one that the reward likes best; one without a score only if none has any.
 
     The first of them is drawn from the prompt's own seed, so that the best of 1 is what `policy.sample` gives.
@@ -74,7 +75,7 @@ def best_of(
     kept: Samples = policy.sample(prompts, seeds)
     best = _scores(reward, kept)
     for i in range(1, n):
-        tried = policy.sample(prompts, [_another(seed, i) for seed in seeds])
+        tried = policy.sample(prompts, [another(seed, i) for seed in seeds])
         scores = _scores(reward, tried)
         better = (scores > best).tolist()
         made = [new if wins else old for new, old, wins in zip(tried.made, kept.made, better, strict=True)]
@@ -83,10 +84,33 @@ def best_of(
     return kept
 
 
-def _scores(reward: Callable[[Samples], Scores], samples: Samples) -> Tensor:
+class RewardGradient:
+    """The gradient of the rewards' weighted sum is added to the score at every step, as the module says; a weight is w."""
+
+    def __call__(self, policy: Any, reward: Reward, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+        """One sample a prompt, of a policy that is `guided`."""
+        samples: Samples = policy.guided(prompts, seeds, reward, 1.0)
+        return samples
+
+
+class BestOfN:
+    """Of several samples of each prompt the one whose weighted sum of rewards is highest.
+
+    n: how many there are to choose from. KL to plain sampling is log n - (n - 1) / n at most.
+    """
+
+    def __init__(self, n: PositiveInt = 4):
+        self.n = n
+
+    def __call__(self, policy: Any, reward: Reward, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+        """One sample a prompt."""
+        return best_of(self.n, policy, reward, prompts, seeds)
+
+
+def _scores(reward: Reward, samples: Samples) -> Tensor:
     return reward(samples).values.detach().nan_to_num(nan=-torch.inf)
 
 
-def _another(seed: int, i: int) -> int:
+def another(seed: int, i: int) -> int:
     """The seed of a prompt's further samples: far from those that others are likely to have."""
     return (seed + i * 0x9E3779B97F4A7C15) % 2**63

@@ -274,7 +274,7 @@ def test_the_core_alone_lists_and_says_what_to_install(run):
 
 def test_list_is_the_same_in_json(run):
     everything = json.loads(run("list", "--json").stdout)
-    assert set(everything) == {"models", "objectives", "rewards", "datasets"}
+    assert set(everything) == {"models", "objectives", "rewards", "datasets", "guidance"}
     (dpo,) = (part for part in everything["objectives"] if part["name"] == "dpo")
     assert dpo["distribution"] == "mmalign"
     assert (dpo["needs"], dpo["columns"]) == (["likelihood"], ["chosen", "prompt", "rejected"])
@@ -345,7 +345,8 @@ def test_a_run_folder_stands_for_its_config(run, config, tmp_path):
 
 
 def test_the_schema_is_json(run):
-    assert json.loads(run("config", "schema").stdout)["title"] == "Config"
+    schema = json.loads(run("config", "schema").stdout)
+    assert [one["$ref"].rpartition("/")[2] for one in schema["anyOf"]] == ["Config", "Staged"]
 
 
 def test_a_plan_names_functions_and_files(run, config):

@@ -1,13 +1,19 @@
 """Prompts made by templates, pairs taken apart or turned round by a goal, and rows with scores."""
 
 import json
+import math
 
 import pytest
+import torch
 
 from mmalign import UserError
 from mmalign.data.conditions import goal_pairs, text_goal_pairs, text_unpaired, unpaired
+from mmalign.data.directions import directions, text_directions
 from mmalign.data.sources import Prompts, SampleRows, ScoredRows
 from mmalign.data.texts import TextPairs, TextSamples, TextScored
+from mmalign.objectives import flow_rwr
+from mmalign.records import Samples
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
 
 
 @pytest.fixture
@@ -120,3 +126,62 @@ def test_a_goal_turns_the_pair_round_and_doubles_the_data(write):
 def test_pairs_without_different_scores_have_no_goal(row, says, write):
     with pytest.raises(UserError, match=says):
         goal_pairs(write(row))
+
+
+# ---- directions
+
+
+BOTH = ("helpful", "brief")
+
+
+def test_a_direction_is_a_unit_vector_that_the_prompt_shows_and_the_rewards_follow(write):
+    rows = directions(write(*[{"prompt": "a cat"}] * 20), BOTH)
+    for row in (rows[i] for i in range(20)):
+        v = [row["prompt"].metadata["weights"][name] for name in BOTH]
+        assert math.hypot(*v) == pytest.approx(1)
+        assert -math.pi / 4 <= math.atan2(v[1], v[0]) <= math.pi / 4
+        shown = "helpful {:.0f}, brief {:.0f}".format(*(100 * one for one in v))
+        assert row["prompt"].text == f"a cat\nWeigh the answer by {shown}."
+    assert len({rows[i]["prompt"].text for i in range(20)}) > 5
+    assert rows[3] == rows[3]
+    scores = {"helpful": [1.0, 0.0], "brief": [0.0, 3.0], "safe": [5.0, 5.0]}
+    rewards = [CheckedReward(name, lambda samples, name=name: torch.tensor(scores[name])) for name in scores]
+    asked = [rows[i]["prompt"] for i in range(2)]
+    found = WeightedReward(rewards, [1.0, 1.0, 1.0])(Samples(asked, ["x", "y"])).values
+    expected = [5 + asked[0].metadata["weights"]["helpful"], 5 + 3 * asked[1].metadata["weights"]["brief"]]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_one_angle_is_asked_for_by_naming_it_twice(write):
+    (row,) = (directions(write({"prompt": "a cat"}), BOTH, degrees=(90, 90), template="{direction}: {prompt}"))[
+        0
+    ].values()
+    assert row.text == "helpful 0, brief 100: a cat"
+    said = [
+        {"role": role, "content": text} for role, text in (("user", "Hi."), ("assistant", "Yes."), ("user", "What?"))
+    ]
+    text = text_directions(write({"prompt": said}), BOTH, degrees=(0, 0))[0]["prompt"]
+    assert text.text == "What?\nWeigh the answer by helpful 100, brief 0."
+    assert len(text.history) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"rewards": ("a", "a")}, "these are both 'a'"), ({"rewards": BOTH, "degrees": (45, -45)}, "smaller one first")],
+)
+def test_a_direction_that_leads_nowhere_is_refused(given, says, write):
+    with pytest.raises(UserError, match=says):
+        directions(write({"prompt": "a cat"}), **given)
+
+
+# ---- classes of quality
+
+
+def test_c_rlft_asks_for_a_class_and_weighs_by_its_reward(write):
+    """OpenChat's: the prompt names where a sample comes from, and the coarse reward of that place is its weight."""
+    expert, other = ({**SAID, "source": name, "score": score} for name, score in (("expert", 1.0), ("crowd", 0.1)))
+    rows = TextScored(write(expert, other), template="[{source}] {prompt}")
+    assert [rows[i]["prompt"].text for i in range(2)] == ["[expert] What?", "[crowd] What?"]
+    scores = torch.tensor([rows[i]["score"] for i in range(2)])
+    found = flow_rwr.loss(torch.tensor([-1.0, -1.0]), scores).values
+    assert found[0] > found[1] > 0

@@ -24,6 +24,7 @@ DEFAULTS = {
     "apo": {"beta": 0.1, "towards": "zero", **PAIRED},
     "anchor": {"beta": 0.1, "delta": 0.0, **PAIRED},  # lvlm 3.14
     "rpo": {"beta": 0.01, "eta": 0.005, **PAIRED},  # lvlm 5.5
+    "cream": {"beta": 0.1, "units": "sum"},
     "simpo": {"beta": 2.0, "margin": 1.0, "dense": 1.0},  # lvlm 5.3, Llama-3 base
     "cpo": {"beta": 0.1, "alpha": 1.0, "dense": 1.0},  # lvlm 5.3
     "ld-dpo": {"beta": 0.1, "label_smoothing": 0.0, "margin": 0.0, "alpha": 0.5},  # lvlm 5.3
@@ -46,6 +47,7 @@ DEFAULTS = {
     "gspo": {"spread": "group", "beta": 0.0, "clip_low": 3e-4, "clip_high": 4e-4, "estimator": "k3"},
     "rloo": {"beta": 0.05, "estimator": "k1", "clip": 0.2},
     "remax": {"most": 5.0, "beta": 0.0, "estimator": "k1"},
+    "nash-md": {"mixture": 0.5, "beta": 0.1},  # lvlm 7.6
     "reinforce": {"whiten": True, "length": "own", "beta": 0.0, "estimator": "k1"},
     "ppo": {"gamma": 1.0, "lam": 0.95, "beta": 0.05, "estimator": "k1", "clip": 0.2, "value_clip": 0.2, **CRITIC},
     "ddpo": {"least": 16, "most": 5.0, "clip": 1e-4},  # diffusion 3.1
@@ -53,6 +55,8 @@ DEFAULTS = {
     "prdp": {"beta": 3e-5, "clip": 1e-6, "units": "mean"},  # diffusion 3
     "bradley-terry": {"margin": 0.0, "strength": "ignored", "centering": 0.0},
     "btt": {"theta": 5.0},  # diffusion 8.1
+    "pal": {},
+    "vpl": {"weight": 0.01},
     "reward-regression": {},
     "segment-classification": {"class_weights": {}},
     "alignprop": {"target": None, "coefficient": 0.01, "truncation": "normal", "drift": 0.0},  # diffusion 4.1

@@ -121,3 +121,11 @@ def test_a_segment_that_cannot_be_is_named_by_its_row(tmp_path, cell, reason):
     rows = TextSegments(write(tmp_path, {**SAID, "segments": cell}))
     with pytest.raises(UserError, match=rf"row 1: {reason}|row 1: .*{reason}"):
         rows[0]
+
+
+@pytest.mark.parametrize("kind", [Preferences, TextPreferences])
+def test_a_preference_tells_whose_it_is(tmp_path, kind):
+    rows = kind(write(tmp_path, {**PAIR, "preference": "first", "annotator": "ann"}, {**PAIR, "preference": "second"}))
+    assert [row["annotator"] for row in rows] == ["ann", ""]
+    numbered = kind(write(tmp_path, {**PAIR, "preference": "first", "annotator": 7}))
+    assert numbered[0]["annotator"] == "7"

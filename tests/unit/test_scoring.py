@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 from unit.toy import prompts, rng
@@ -60,6 +60,7 @@ def test_golden_numbers_of_bradley_terry(strength, margin, scaled):
     assert bt(0.8, margin=float(strength)) == pytest.approx(margin, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(GAP, GAP)
 def test_bradley_terry_sees_differences_alone_and_both_sides_alike(gap, shift):
     assert bt(gap) == pytest.approx(bt(gap, shift=shift))
@@ -75,6 +76,7 @@ def test_golden_numbers_of_ties():
     assert [math.exp(-ties(0.0, p)) for p in (1.0, -1.0, 0.0)] == pytest.approx([1 / 6, 1 / 6, 2 / 3])
 
 
+@settings(deadline=None)
 @given(GAP, st.floats(1.001, 50))
 def test_probabilities_with_ties_add_up_and_are_symmetric(gap, theta):
     first, second, tie = (math.exp(-ties(gap, preference, theta)) for preference in (1.0, -1.0, 0.0))
@@ -148,6 +150,7 @@ def test_golden_numbers_of_ensembles():
     assert combined(scores, "mean-std", 0.5).item() == pytest.approx(2.33333 - 0.5 * math.sqrt(14) / 3, abs=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=5), st.floats(-5, 5))
 def test_ensembles_move_with_their_members(scores, shift):
     for by in ("mean", "min", "mean-std", "mean-variance"):
@@ -167,6 +170,7 @@ def test_accuracy_is_of_decided_pairs():
     assert tie_calibrated_accuracy(doubles(1.0), doubles(NAN)).isnan()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0]), st.sampled_from([1.0, -1.0, 0.0])), min_size=1))
 def test_tie_calibrated_accuracy_is_the_best_of_all_thresholds(cells):
     def at(epsilon):
@@ -208,9 +212,14 @@ def test_classes_are_found_by_name():
         class_indices([{"relations": "faithful"}], KINDS, CLASSES)
 
 
-@pytest.mark.parametrize("given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}])
+TWICE = ({"annotators": ("ann", "ann")}, {"annotators": ("ann",), "classes": CLASSES})
+
+
+@pytest.mark.parametrize(
+    "given", [{"names": ()}, {"names": ("a", "a")}, {"names": ("a.b",)}, {"classes": ("one",)}, *TWICE]
+)
 def test_heads_that_mean_nothing_are_refused(given):
-    with pytest.raises(ValueError, match=r"give|differ|nothing to tell apart"):
+    with pytest.raises(ValueError, match=r"give|differ|nothing to tell apart|leave out"):
         Heads(**given)
 
 
@@ -345,7 +354,7 @@ def test_segments_of_a_batch_meet_their_labels():
     assert_close(terms["logits"][2:], made.policy.logits(made.policy.encode(prompts(2)[1:], ["efghij"], [[6]])))
 
 
-SCORERS = ("bradley-terry", "btt", "reward-regression", "segment-classification")
+SCORERS = ("bradley-terry", "btt", "pal", "vpl", "reward-regression", "segment-classification")
 
 
 def test_the_catalogue_offers_what_trains_scorers():
@@ -357,3 +366,26 @@ def test_the_catalogue_offers_what_trains_scorers():
         sources = [offer.spec for offer in catalogue.offers("dataset").values() if spec.columns <= offer.spec.columns]
         assert sources
         assert all(source.load().__doc__ for source in sources)
+
+
+def labelled():
+    """Rows with everything that a scorer may learn from."""
+    told = [[Segment(0, 2, {"existence": "faithful"})], [Segment(1, 3, {"relation": "absent", "existence": "absent"})]]
+    batch = {"prompt": prompts(2), "first": ["abc", "z"], "second": ["b", "zz"], "sample": ["abc", "defg"]}
+    judged = {"preferences": [{EVERY: 1.0}, {EVERY: -1.0}], "strengths": [{}, {}], "annotator": ["ann", "ben"]}
+    return {**batch, **judged, "ratings": [{EVERY: 1.0}, {"relation": -2.0}], "segments": told}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.covers(name, "scoring")) for name in SCORERS])
+def test_a_step_down_the_gradient_lowers_the_loss(name):
+    spec = plugins.load(installed=False).catalogue.find("objective", name).spec
+    objective, classes = spec.load(), CLASSES if name == "segment-classification" else ()
+    made = parts(*KINDS, classes=classes, annotators=() if classes else ("ann", "ben"))
+    batch = {column: labelled()[column] for column in spec.columns}
+    weights = list(made.policy.network.parameters())
+    found = objective.loss(**objective.terms(made, batch, rng())).values.mean()
+    slopes = torch.autograd.grad(found, weights, allow_unused=True)
+    with torch.no_grad():
+        for weight, slope in zip(weights, slopes, strict=True):
+            weight -= 1e-4 * (0 if slope is None else slope)
+    assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < found

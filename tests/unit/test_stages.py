@@ -1,8 +1,11 @@
 """Documents with stages: what a stage inherits and names, and that every fault of every stage is told with its line."""
 
+import json
+import re
+
 import pytest
 
-from mmalign import UserError, config, plugins, stages
+from mmalign import UserError, config, plugins, staged, stages
 
 PLUGIN = '''
 from mmalign import ModelSpec, RewardSpec, hookimpl
@@ -142,3 +145,43 @@ def test_verbs_for_one_run_point_to_the_runs(opened, tmp_path):
     opened()
     with pytest.raises(UserError, match=r"name one of its runs here, the folder"):
         config.load(tmp_path / "two.yaml")
+
+
+def test_a_reference_may_go_back_further_than_one_round(opened):
+    text = TWO.replace("rounds: 2", "rounds: 3").replace("${previous.model}", "${previous.previous.model|base}")
+    loras = {name: stage.chosen.model.options["lora"] for name, stage in opened(text).items()}
+    assert [loras[f"{n}-first"] for n in (1, 2, 3)] == ["base", "base", "runs/two/1-second/model"]
+    assert opened(text)["3-first"].needs == ["1-second"]
+
+
+# ---- the schema for editors
+
+
+def definitions():
+    return staged.schema()["$defs"]
+
+
+def test_every_reference_of_the_schema_leads_somewhere():
+    found = definitions()
+    told = re.findall(r'"#/\$defs/(\w+)"', json.dumps(staged.schema()))
+    assert set(told) <= set(found)
+    assert {"Config", "Staged", "StagedTrainer"} <= set(told) | set(found)
+
+
+def test_the_schema_knows_stages_rounds_and_the_keys_of_each_stage():
+    found = definitions()
+    assert set(found["Staged"]["required"]) == {"name", "stages"}
+    assert set(found["Staged"]["properties"]) == {*config.Config.model_fields, "stages", "rounds"}
+    assert found["Staged"]["properties"]["stages"]["items"] == {"$ref": "#/$defs/NamedStage"}
+    assert set(found["NamedStage"]["properties"]) == {*config.Config.model_fields} - {"folder", "plugins"}
+    assert found["NamedStage"]["required"] == ["name"]
+    assert not found["NamedStage"]["additionalProperties"]
+    assert "required" not in found["StagedTrainer"]  # the rest may stand at the top
+    assert "required" in found["Trainer"]
+
+
+def test_what_is_a_number_in_a_run_may_name_something_in_a_stage():
+    seed = definitions()["StagedTrainer"]["properties"]["seed"]["anyOf"]
+    assert [one["type"] for one in seed] == ["integer", "string"]
+    assert re.fullmatch(seed[1]["pattern"], "${round}")
+    assert definitions()["Trainer"]["properties"]["seed"]["type"] == "integer"

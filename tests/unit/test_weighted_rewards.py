@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from mmalign import UserError
+from mmalign.maths.advantages import grouped
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.texts import Length, Regex
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
@@ -110,3 +111,71 @@ def test_what_is_only_measured_is_not_logged():
     reward = WeightedReward([fixed("one", 1.0, 2.0, 3.0, 4.0)], [1.0])
     assert reward.measured(NUMBERED).values.tolist() == [1, 2, 3, 4]
     assert reward.drain() == {}
+
+
+# ---- gates
+
+
+def test_a_closed_gate_leaves_0_of_every_other_reward():
+    correct, brief = fixed("correct", 1.0, 0.0, 0.5, None), fixed("brief", 3.0, 3.0, 3.0, 3.0)
+    reward = WeightedReward([correct, brief], [2.0, 1.0], gates=[0.5, None])
+    assert_close(reward(NUMBERED).values, torch.tensor([5.0, 0.0, 4.0, NAN]), equal_nan=True)
+    assert reward(NUMBERED).dimensions["brief"].tolist() == [3.0] * 4  # raw stays raw
+    drained = reward.drain()
+    assert drained["gate/correct"].item() == pytest.approx(2 / 3)
+    assert drained["reward/brief"].item() == 3.0
+    assert "gate/brief" not in drained
+
+
+def test_a_gate_of_weight_0_is_a_gate_alone_and_it_closes_before_anything_is_normalised():
+    right, size = fixed("right", 1.0, 0.0, 1.0, 1.0), fixed("size", 10.0, 90.0, 30.0, None)
+    reward = WeightedReward([right, size], [0.0, 1.0], ["none", "batch"], [1.0, None])
+    found = reward(NUMBERED).values
+    expected = (torch.tensor([10.0, 0.0, 30.0]) - 40 / 3) / (torch.tensor([10.0, 0.0, 30.0]).std() + 1e-4)
+    assert_close(found[:3], expected)
+    assert found[3].isnan()
+
+
+def test_two_gates_close_each_other_and_what_units_earned():
+    units = torch.ones(4, 2)
+    one, two = fixed("one", 1.0, 0.0, 1.0, 0.0), fixed("two", 1.0, 1.0, 0.0, 0.0)
+    dense = fixed("dense", 2.0, 2.0, 2.0, 2.0, units=units)
+    found = WeightedReward([one, two, dense], [1.0, 1.0, 1.0], gates=[1.0, 1.0, None])(NUMBERED)
+    assert found.values.tolist() == [4.0, 0.0, 0.0, 0.0]
+    assert found.units is not None
+    assert found.units.sum(dim=1).tolist() == [2.0, 0.0, 0.0, 0.0]
+
+
+def test_gradient_flows_through_open_gates_alone():
+    pixels = torch.rand(2, 3, 2, 2, requires_grad=True)
+    bright = CheckedReward("bright", lambda samples: samples.media.mean(dim=(1, 2, 3)))
+    gate = CheckedReward("gate", lambda samples: torch.tensor([1.0, 0.0]))
+    reward = WeightedReward([bright, gate], [1.0, 1.0], gates=[None, 0.5])
+    reward(Samples([Prompt("x")] * 2, pixels)).values.sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad[0].abs().sum() > 0
+    assert pixels.grad[1].abs().sum() == 0
+
+
+# ---- several rewards that count alike
+
+
+def test_rewards_that_a_sum_confuses_are_told_apart_when_each_is_normalised():
+    """Two binary rewards, groups of two: sums of (0, 1) and (0, 2) give GRPO the same advantages (lvlm 7.5)."""
+    one, two = fixed("one", 0.0, 1.0, 0.0, 1.0), fixed("two", 0.0, 0.0, 0.0, 1.0)
+    summed = grouped(WeightedReward([one, two], [1.0, 1.0])(NUMBERED, group=2).values, 2)
+    assert_close(summed, torch.tensor([-0.7071, 0.7071] * 2), atol=2e-4, rtol=0)
+    apart = WeightedReward([one, two], [1.0, 1.0], ["group", "group"])(NUMBERED, group=2).values
+    assert_close(apart, torch.tensor([-0.7071, 0.7071, -1.4142, 1.4142]), atol=4e-4, rtol=0)
+    advantages = grouped(apart, 2, "batch")
+    assert_close(advantages, apart / (apart.std() + 1e-4))  # as its groups have mean 0, so has the batch
+
+
+# ---- prompts that weigh rewards
+
+
+def test_a_prompt_may_weigh_the_rewards_itself():
+    prompts = [Prompt("x", {"weights": {"one": 0.6, "two": -0.8}}), Prompt("x"), Prompt("x", {"weights": {"two": 0}})]
+    samples = Samples(prompts, ["0", "1", "2"])
+    reward = WeightedReward([fixed("one", 1.0, 1.0, 1.0), fixed("two", 2, 2, 2)], [10.0, 1.0])
+    assert_close(reward(samples).values, torch.tensor([6.0 - 1.6, 12.0, 10.0]))

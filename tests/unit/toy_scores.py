@@ -68,9 +68,12 @@ class ToyScores:
         self.load_state_dict(torch.load(folder / "toy.pt"))
 
 
-def policy(*names: str, classes: tuple[str, ...] = (), **options: object) -> ScoringPolicy:
+def policy(
+    *names: str, classes: tuple[str, ...] = (), annotators: tuple[str, ...] = (), **options: object
+) -> ScoringPolicy:
     """A policy around a fresh toy, its heads in float64."""
-    made = ScoringPolicy(ToyScores(Heads(names or ("score",), classes)), ScoringPolicy.Sampling(), **options)
+    heads = Heads(names or ("score",), classes, annotators)
+    made = ScoringPolicy(ToyScores(heads), ScoringPolicy.Sampling(), **options)
     made.headed.double()
     return made
 
