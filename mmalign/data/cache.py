@@ -27,12 +27,12 @@ Tensors = Mapping[str, Tensor]
 class Store:
     """A folder of named tensors by key. Keys are hexadecimal digests.
 
-    made, found: how many entries were written and read since it was opened.
+    made: how many entries were written since it was opened.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.made = self.found = 0
+        self.made = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """What was kept, on the CPU. None where nothing is, or where the disk lost a part of it."""
@@ -40,7 +40,6 @@ class Store:
             tensors: dict[str, Tensor] = load_file(self._file(key))
         except (FileNotFoundError, NotADirectoryError, SafetensorError):
             return None
-        self.found += 1
         return tensors
 
     def put(self, key: str, tensors: Tensors) -> None:

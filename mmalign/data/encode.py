@@ -25,7 +25,7 @@ def fill(run: "Run") -> None:
         encodings.fill(*encoded_of(rows[i]))
     encodings.release()
     if run.is_main:
-        say(f"encodings: {store.made} made, {store.found} found in {store.folder}")
+        say(f"encodings: {store.made} made, all others found in {store.folder}")
 
 
 def folder_of(run: "Run") -> Path:

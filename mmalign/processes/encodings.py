@@ -162,7 +162,9 @@ class Encodings:
 
     def _weights(self, masked: Masked) -> Tensor:
         """The mask cut as the picture is, and averaged over what each place of the latents sees, `[1, height, width]`."""
-        mask = masked.mask.expand(3, *masked.mask.shape) if isinstance(masked.mask, Tensor) else masked.mask
+        mask = masked.mask
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            mask = mask.expand(3, -1, -1)
         pixels = self._model.pixels([mask]).to(self._model.device)
         grey = pixels.reshape(1, -1, *pixels.shape[-2:]).mean(dim=1)
         height, width = self._model.latent_shape[-2:]
