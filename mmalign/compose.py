@@ -189,6 +189,8 @@ def _misfits(
         yield "data", f"'{name}' needs rows with {_list(missing)}; '{who}' has {_list(columns)}{hint}"
     if (spec.reward != "none" or config.collect) and not rewards:
         yield "objective", f"{'collect' if config.collect else repr(name)} needs a reward: add `rewards: [...]`"
+    if config.data.cache and "encodings" not in process.offers:
+        yield "data.cache", f"model '{model.offer.spec.name}' has no encodings that could be kept: leave it out"
     for choice in rewards if spec.reward == "differentiable" else ():
         if not choice.offer.spec.differentiable:
             yield (

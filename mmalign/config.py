@@ -106,6 +106,11 @@ class DataPart(Part):
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a row does that cannot be read: it stops the run, or the next row takes its place and it is counted. With
     `skip` every picture is opened once more, to find out."""
+    cache: bool | str = False
+    """Whether what the frozen encoders make of the rows' texts and pictures is computed before the first step and kept, after
+    which the encoders leave the GPU; a folder, or `true` for `.encodings` where run folders are made. It changes no number, and
+    pays where rows are seen more than once, now or by the next run. A picture takes about 130 kB for SD 1.5 and 0.5 MB for
+    SDXL, a text 0.25 to 5 MB; nothing is ever removed, but the folder may be, at any time."""
 
 
 class Collect(Section):

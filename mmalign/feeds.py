@@ -2,7 +2,9 @@
 and can go on where they stopped.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -39,6 +41,10 @@ class Feed(Protocol):
 
     def __next__(self) -> Batch:
         """The next batch."""
+        ...
+
+    def ahead(self, batches: int) -> Collection[int]:
+        """Which rows the next batches are made of. They still come next afterwards."""
         ...
 
     def drain(self) -> dict[str, Tensor]:
@@ -86,6 +92,11 @@ class Rows:
     def __next__(self) -> Batch:
         """The next rows as a dict of lists, one list a column."""
         return batch_of([self.rows[i] for i in self.draw()])
+
+    def ahead(self, batches: int) -> Collection[int]:
+        """Which rows the next batches are made of."""
+        twin = copy(self)
+        return dict.fromkeys(index for _ in range(batches) for index in twin.draw()).keys()
 
     def draw(self) -> list[int]:
         """The indices of the next rows."""
@@ -184,6 +195,12 @@ class Rollouts:
             self._order = self._shuffled()
         now, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
         return {"rollout": self._buffer.picked(now), **{name: rows[now] for name, rows in self._worked_out.items()}}
+
+    def ahead(self, batches: int) -> Collection[int]:
+        """Which prompts the next batches are answers to: those of this buffer, and of the ones that will be made."""
+        options = self.options
+        samples = options.prompts * options.samples_per_prompt * options.epochs
+        return {*self._asked, *self._prompts.ahead(math.ceil(batches * self.batch_size / samples))}
 
     def drain(self) -> dict[str, Tensor]:
         """Of a new buffer: mean and deviation of the reward, units a sample, and how many samples and groups tell nothing."""

@@ -22,6 +22,19 @@ The thing itself is pixels `[C, H, W]` in [0, 1], or a text where the model answ
 
 
 @dataclass(frozen=True)
+class Masked:
+    """A picture or video of which some places count more than others, for likelihoods of denoising models.
+
+    mask: a picture of the same size, or `[H, W]`, in [0, 1]: 1 where it counts, 0 where it does not. It is cut and resized
+        as the medium is. name: what messages call it.
+    """
+
+    media: Media
+    mask: Media
+    name: str = "the mask"
+
+
+@dataclass(frozen=True)
 class Turn:
     """What was said before: `role` is "system", "user" or "assistant"."""
 

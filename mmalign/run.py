@@ -18,6 +18,7 @@ from mmalign.config import Config
 from mmalign.console import warn
 from mmalign.data.check import Readable
 from mmalign.data.collect import collect
+from mmalign.data.encode import fill
 from mmalign.document import dump, read
 from mmalign.engine import Engine
 from mmalign.errors import UserError
@@ -25,7 +26,7 @@ from mmalign.feeds import Feed, Rollouts, Rows
 from mmalign.parts import Parts, Source
 from mmalign.streams import GlobalRandom, Stream
 
-MAY_CHANGE = {"trainer.steps", "trainer.checkpoint_every", "trainer.keep_checkpoints", "evaluation.every"}
+MAY_CHANGE = {"trainer.steps", "trainer.checkpoint_every", "trainer.keep_checkpoints", "evaluation.every", "data.cache"}
 """Keys that a resumed run may set anew: they change how long it goes on, not what a step does."""
 
 
@@ -167,6 +168,8 @@ def _start(run: Run) -> None:
     run.keep("engine", engine)
     run.keep("random", GlobalRandom(), per_process=True)
     run.feed = run.keep("feed", _feed(run, rows, skip), per_process=True)
+    if config.data.cache:
+        fill(run)
 
 
 def _feed(run: Run, rows: Source, skip_bad: bool) -> Feed:

@@ -8,13 +8,15 @@ from filecmp import cmp
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from mmalign.data.presets import Preset
 from mmalign.data.sources import medium
 from mmalign.data.stream import lines
 from mmalign.data.texts import text_pair
 from mmalign.errors import BadRow, UserError
 from mmalign.parts import Row, Source
-from mmalign.records import Media, Prompt
+from mmalign.records import Masked, Media, Prompt
 
 Look = Callable[[Path], Any]
 """Opens a medium: its pixels or text, or None when nobody reads such files. Raises UserError when it cannot be read."""
@@ -103,7 +105,7 @@ class Checker:
             self.summary.columns.setdefault(name, type(value).__name__)
             if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
                 yield name, "not UTF-8"
-        cells = [*self._words(row), *self._media(row), *self._labels(row)]
+        cells = [*self._words(row), *self._media(row), *self._masks(row), *self._labels(row)]
         yield from cells
         if not cells and self.preset.sides is not None:
             yield from self._pair(row)
@@ -147,6 +149,15 @@ class Checker:
                 return "zero-size picture"
         return None
 
+    def _masks(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        names = ["mask", *(f"{name}_mask" for name in self.preset.media)]
+        for name in names if not self.preset.texts else ():
+            try:
+                if row.get(name) is not None and blank(medium(row[name], self.folder), self.look):
+                    yield name, "the mask is 0 everywhere"
+            except UserError as error:
+                yield name, str(error)
+
     def _labels(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name, allowed in self.preset.labels.items():
             if name not in row:
@@ -185,14 +196,33 @@ class Readable:
 
     def __getitem__(self, index: int) -> Row:
         row = self.rows[index]
-        cells = [one for cell in row.values() for one in (cell.images if isinstance(cell, Prompt) else (cell,))]
         try:
-            for cell in cells:
+            for cell in media_in(row):
                 if isinstance(cell, Path | bytes):
                     seen(cell, self.look)
+            for cell in row.values():
+                if isinstance(cell, Masked) and blank(cell.mask, self.look):
+                    raise UserError(f"{cell.name} is 0 everywhere")
         except UserError as error:
             raise BadRow(f"row {index + 1}: {error}") from None
         return row
+
+
+def media_in(row: Row) -> Iterator[Media]:
+    """Every picture or video of a row, the masks and what prompts show included."""
+    for cell in row.values():
+        if isinstance(cell, Prompt):
+            yield from cell.images
+        elif isinstance(cell, Masked):
+            yield from (cell.media, cell.mask)
+        else:
+            yield cell
+
+
+def blank(mask: Media, look: Look) -> bool:
+    """Whether a mask leaves nothing."""
+    pixels = mask if isinstance(mask, Tensor) else seen(mask, look)
+    return isinstance(pixels, Tensor) and not pixels.any()
 
 
 def seen(value: Media, look: Look) -> Any:

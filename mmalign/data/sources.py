@@ -14,7 +14,7 @@ from mmalign.data.presets import preset as preset_of
 from mmalign.data.stream import lines
 from mmalign.errors import BadRow, UserError, nearest
 from mmalign.parts import Row
-from mmalign.records import Media, Prompt
+from mmalign.records import Masked, Media, Prompt
 
 PLAIN = "{prompt}"
 """The template of a prompt that is asked as it is."""
@@ -45,7 +45,8 @@ class SampleRows:
     """Prompts with the picture (or video) that answers each, for supervised objectives.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. column, sample: the columns with the prompt
-    and with the medium. split: which split, for a data set on the hub.
+    and with the medium; a column `mask` holds the picture that is white where the medium counts. split: which split, for a
+    data set on the hub.
     template: what the model is asked; `{prompt}` is the prompt, `{name}` what the row's column of that name holds.
     """
 
@@ -57,6 +58,7 @@ class SampleRows:
         split: str = "train",
         template: str = PLAIN,
     ):
+        self._path = path
         self._table = table(path, split)
         self._folder = Path(path).parent
         self._column, self._sample, self._template = column, sample, template
@@ -74,14 +76,16 @@ class SampleRows:
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
         prompt = conditioned(Prompt(row[self._column]), self._template, row)
-        return {"prompt": prompt, "sample": medium(row[self._sample], self._folder)}
+        where = f"{self._path}: row {index + 1}"
+        return {"prompt": prompt, "sample": side(row, self._sample, self._folder, where)}
 
 
 class Pairs:
     """Preference pairs: a prompt and two pictures (or videos) of which the first is preferred. Ties are left out.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Rows with `strength` (how much better the
-    first is) or `scores` (of both) keep it.
+    first is) or `scores` (of both) keep it; `chosen_mask`, `rejected_mask`, or `mask` for both, are pictures that are white
+    where a side counts.
     preset: the layout: "mmalign" (prompt, chosen, rejected), "pick-a-pic", "hpdv2" or "videoalign".
     split: which split, for a data set on the hub.
     """
@@ -103,18 +107,15 @@ class Pairs:
     def __getitem__(self, index: int) -> Row:
         row = self._table[self._rows[index]]
         pair = self._preset.pair(self._preset.unfold(row))
+        where = f"{self._path}: row {self._rows[index] + 1}"
         for name in ("prompt", "chosen", "rejected"):
             if not pair[name]:
-                raise BadRow(f"{self._path}: row {self._rows[index] + 1}: no {name}")
+                raise BadRow(f"{where}: no {name}")
         if pair["chosen"] == pair["rejected"]:
             what = pair["chosen"] if isinstance(pair["chosen"], str) else "the same bytes"
-            raise BadRow(f"{self._path}: row {self._rows[index] + 1}: both sides are {what}, so neither is better")
-        return {
-            "prompt": Prompt(pair["prompt"]),
-            "chosen": medium(pair["chosen"], self._folder),
-            "rejected": medium(pair["rejected"], self._folder),
-            **rated(pair),
-        }
+            raise BadRow(f"{where}: both sides are {what}, so neither is better")
+        sides = {name: side({**row, **pair}, name, self._folder, where) for name in ("chosen", "rejected")}
+        return {"prompt": Prompt(pair["prompt"]), **sides, **rated(pair)}
 
     def _decided(self) -> Iterator[int]:
         """Indices of the rows with a preference. Reads the columns with labels alone, never the pictures."""
@@ -209,6 +210,17 @@ def medium(value: Any, folder: Path) -> Media:
     if isinstance(value, dict):  # how `datasets` holds a picture that is not decoded
         value = value.get("bytes") or value["path"]
     return value if isinstance(value, bytes) else folder / value
+
+
+def side(row: Mapping[str, Any], column: str, folder: Path, where: str) -> Media | Masked:
+    """The medium in a column, under the mask in `<column>_mask`, or in `mask` for all sides, where the row has one.
+
+    where: which row it is.
+    """
+    names = (f"{column}_mask", "mask")
+    found = next(((name, row[name]) for name in names if row.get(name) is not None), None)
+    made = medium(row[column], folder)
+    return made if found is None else Masked(made, medium(found[1], folder), f"{where}: {found[0]}")
 
 
 def table(path: str, split: str = "train") -> Sequence[dict[str, Any]]:

@@ -18,44 +18,24 @@ from torch.utils.checkpoint import checkpoint
 from mmalign.errors import UserError
 from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Sde, Transition, sde, step
+from mmalign.processes.encodings import EncodingModel, Encodings
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Scores
+from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
 
-class DenoisingModel(Adapter, Protocol):
-    """What a plugin's adapter gives."""
+class DenoisingModel(Adapter, EncodingModel, Protocol):
+    """What a plugin's adapter gives, its frozen half included."""
 
     @property
     def path(self) -> Path:
         """How data and noise are mixed, and what `predict` predicts."""
         ...
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one sample's latents."""
-        ...
-
-    def condition(self, texts: Sequence[str]) -> Condition:
-        """What the network is told for these prompts: named tensors, batch first, without gradient."""
-        ...
-
-    def unconditional(self, n: int) -> Condition | None:
-        """The same for `n` empty prompts, for guidance; None when guidance is baked into the network."""
-        ...
-
     def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """The network's output for latents `x` at the path's times `t` `[B]`, float32 or wider."""
-        ...
-
-    def pixels(self, media: Sequence[Media]) -> Tensor:
-        """Media as `[B, C, H, W]` in [0, 1] at the model's size. Raises UserError that names an unreadable one."""
-        ...
-
-    def encode(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents, one draw of the encoder's posterior, scaled as the network knows them."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -65,10 +45,23 @@ class DenoisingModel(Adapter, Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Data as the network sees it: `latents` `[B, ...]` and the `condition` of their prompts."""
+    """Data as the network sees it: `latents` `[B, C, ..., H, W]` and the `condition` of their prompts.
+
+    weights: how much each place of the latents counts, `[B, H, W]`; None where all count alike.
+    """
 
     latents: Tensor
     condition: Condition
+    weights: Tensor | None = None
+
+    def mean_square(self, difference: Tensor) -> Tensor:
+        """`[B]`: the mean of squares of what has the shape of the latents, over the places that count."""
+        squares = (difference**2).flatten(1)
+        if self.weights is None:
+            return squares.mean(dim=1)
+        b, *middle, height, width = difference.shape
+        weights = self.weights.reshape(b, *(1 for _ in middle), height, width).expand_as(difference).flatten(1)
+        return (squares * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,14 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         to keep less of them until then.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "divergence", "differentiable", "rollouts", "guided"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"likelihood", "divergence", "differentiable", "rollouts", "guided", "encodings"}
+    )
     Sampling = _Sampling
 
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
         self.model = model
+        self.encodings = Encodings(model)
         self.sampling = sampling
         self.gradient_checkpointing = gradient_checkpointing
         sde(model.path, sampling.eta, sampling.sde)  # so that a way that is not for this model is told at once
@@ -210,10 +206,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     # ---- likelihood
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], rng: torch.Generator) -> Encoded:
-        """Data as the network sees it, one sample a prompt."""
-        latents = self.model.encode(self.model.pixels(media), rng)
-        return Encoded(latents, self._condition(prompts))
+    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media | Masked], rng: torch.Generator) -> Encoded:
+        """Data as the network sees it, one sample a prompt. Under a mask only what it shows counts in a likelihood."""
+        shown = [one.media if isinstance(one, Masked) else one for one in media]
+        latents = self.encodings.posterior(shown).sample(rng)
+        return Encoded(latents, self._condition(prompts), self.encodings.weights(media))
 
     def draw(self, encoded: Encoded, rng: torch.Generator, copies: int = 1) -> Draw:
         """Times and noise for `encoded`, whose batch is `copies` batches one after the other that share them."""
@@ -226,14 +223,14 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
         """The surrogate log-likelihood at a draw, `[B, 1]`: -½ mean over dimensions of (output - target)²."""
         target = self.model.path.target(encoded.latents, draw.noise, draw.t)
-        values = -0.5 * _mean_square(self._predict(encoded, draw) - target)[:, None]
+        values = -0.5 * encoded.mean_square(self._predict(encoded, draw) - target)[:, None]
         return LogProbs(values, torch.ones_like(values))
 
     def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
         """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
         with torch.no_grad(), self.reference():
             reference = self._predict(encoded, draw)
-        return _mean_square(self._predict(encoded, draw) - reference)
+        return encoded.mean_square(self._predict(encoded, draw) - reference)
 
     def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
         """KL(reference ‖ policy) of the surrogates at a draw `[B, 1]`: Gaussians of one width, whose KL is half the drift."""
@@ -284,21 +281,12 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
-        unconditional = self.model.unconditional(len(prompts)) if scale != 1 else None
+        unconditional = self.encodings.unconditional(len(prompts)) if scale != 1 else None
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)
 
     def _condition(self, prompts: Sequence[Prompt]) -> Condition:
-        """Each distinct text is encoded once, so that both sides of a pair are told the very same."""
-        distinct = {prompt.text: None for prompt in prompts}
-        rows = {text: row for row, text in enumerate(distinct)}
-        index = torch.tensor([rows[prompt.text] for prompt in prompts], device=self.model.device)
-        return {name: value[index] for name, value in self.model.condition(list(distinct)).items()}
+        return self.encodings.condition([prompt.text for prompt in prompts])
 
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, under gradient checkpointing if the run wants it."""
         return partial(checkpoint, function, use_reentrant=False) if self.gradient_checkpointing else function
-
-
-def _mean_square(difference: Tensor) -> Tensor:
-    """`[B]`: the mean of squares over all dimensions but the batch."""
-    return (difference**2).flatten(1).mean(dim=1)

@@ -217,14 +217,14 @@ def test_a_wrapped_network_is_used_and_its_adapters_still_go_off(folder: Folder,
 def test_encode_scales_latents_as_the_denoiser_knows_them(family: str, adapted: Adapted) -> None:
     model = adapted(family)
     pixels = torch.rand(3, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
-    encoded = model.encode(pixels, torch.Generator().manual_seed(1))
+    encoded = model.encode(pixels).sample(torch.Generator().manual_seed(1))
     assert encoded.shape == (3, *model.latent_shape)
     settings = model.pipe.vae.config
     with torch.no_grad():
         posterior = model.pipe.vae.encode(2 * pixels - 1).latent_dist
     unscaled = encoded / settings.scaling_factor + (settings.shift_factor or 0)
     torch.testing.assert_close(unscaled, posterior.sample(torch.Generator().manual_seed(1)))
-    again = model.encode(pixels, torch.Generator().manual_seed(1))
+    again = model.encode(pixels).sample(torch.Generator().manual_seed(1))
     assert torch.equal(encoded, again)
 
 

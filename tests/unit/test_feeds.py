@@ -40,3 +40,10 @@ def test_two_processes_share_the_batch_that_one_would_have():
 
 def test_a_batch_may_be_larger_than_the_data():
     assert sorted(take(Rows(ROWS[:3], 6, seed=0), 1)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_looking_ahead_tells_the_rows_of_the_next_batches_and_takes_none():
+    feed, other = Rows(ROWS, 3, seed=0), Rows(ROWS, 3, seed=0)
+    assert list(feed.ahead(2)) == take(other, 2)
+    assert sorted(feed.ahead(9)) == list(range(10))
+    assert take(feed, 5) == take(Rows(ROWS, 3, seed=0), 5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from mmalign.maths.paths import VP, Flow, Path
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from mmalign.processes.encodings import Posterior
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.specs import Objective
 
@@ -57,6 +59,8 @@ class ToyModel:
 
     latent_shape = SHAPE
     device = torch.device("cpu")
+    encoders: ClassVar = {"texts": [], "media": []}
+    preprocessing: ClassVar = {"size": 3}
 
     def __init__(self, path: Path):
         self.path = path
@@ -74,8 +78,8 @@ class ToyModel:
     def pixels(self, media):
         return torch.stack(list(media)).double()
 
-    def encode(self, pixels, generator=None):
-        return pixels[:, :CHANNELS] * 2 - 1
+    def encode(self, pixels):
+        return Posterior(pixels[:, :CHANNELS] * 2 - 1)
 
     def decode(self, latents):
         return torch.cat([latents, latents.mean(dim=1, keepdim=True)], dim=1).sigmoid()

@@ -5,6 +5,7 @@ diffusers and peft are imported when a model is built, so that its options can b
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,13 +13,14 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from mmalign.processes.encodings import Posterior
 from mmalign.records import Media
 from mmalign.samplers.guidance import Condition
 from mmalign_diffusion import pictures
 from mmalign_diffusion.models.lora import Lora
 
 _LORA = Lora()
-# Above this side in pixels the VAE takes pictures one by one, or it would need more memory than the denoiser.
+# Above this side in pixels the VAE decodes pictures one by one, or it would need more memory than the denoiser.
 _ONE_BY_ONE = 256
 
 
@@ -70,9 +72,28 @@ class DiffusersModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.pipe.vae.device
-        return device
+        """Where the denoiser is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def encoders(self) -> Mapping[str, Sequence[nn.Module]]:
+        """The text encoders, and the VAE without its decoder."""
+        vae = self.pipe.vae
+        media = [part for part in (vae.encoder, getattr(vae, "quant_conv", None)) if part is not None]
+        named = [part for name, part in self.pipe.components.items() if name.startswith("text_encoder")]
+        return {"texts": [part for part in named if part is not None], "media": media}
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """What encodings depend on beside the encoders' weights."""
+        settings = self.pipe.vae.config
+        return {
+            "pipeline": type(self.pipe).__name__,
+            "resolution": self.family.resolution,
+            "embedded_guidance": self.family.embedded_guidance,
+            "latents": [settings.scaling_factor, settings.shift_factor],
+            "versions": {name: version(name) for name in ("diffusers", "transformers")},
+        }
 
     def to(self, device: torch.device | str) -> Self:
         """Move everything, encoders and reference included."""
@@ -102,13 +123,12 @@ class DiffusersModel:
         return torch.cat([pictures.fit(pixels[None], self.family.resolution) for pixels in read])
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents of pictures `[B, 3, H, W]`: one draw of the VAE's posterior, scaled as the denoiser knows them."""
-        settings = self.pipe.vae.config
+    def encode(self, pixels: Tensor) -> Posterior:
+        """The VAE's posterior of pictures `[B, 3, H, W]`, scaled as the denoiser knows latents."""
+        shift, scale = self.pipe.vae.config.shift_factor or 0.0, self.pipe.vae.config.scaling_factor
         with torch.autocast(pixels.device.type, enabled=False):
-            posterior = self.pipe.vae.encode(pixels.float() * 2 - 1).latent_dist
-        latents: Tensor = (posterior.sample(generator) - (settings.shift_factor or 0.0)) * settings.scaling_factor
-        return latents
+            found = self.pipe.vae.encode(pixels.float() * 2 - 1).latent_dist
+        return Posterior((found.mean - shift) * scale, found.std * scale)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `[B, 3, H, W]` in [0, 1] of latents; differentiable where not clamped."""

@@ -33,6 +33,11 @@ class Family(ABC):
             raise UserError(f"resolution: {self.resolution} is not a multiple of {self.multiple}")
 
     @property
+    def device(self) -> Any:
+        """Where the denoiser is; encoders may be elsewhere while they rest."""
+        return getattr(self.pipe, self.denoiser).device
+
+    @property
     def config(self) -> Any:
         """The denoiser's configuration."""
         return getattr(self.pipe, self.denoiser).config

@@ -42,7 +42,7 @@ class Flux(Family):
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """prompt_embeds `[B, tokens, width]` (T5), pooled_prompt_embeds `[B, width]` (CLIP) and guidance `[B]`."""
-        embeds, pooled, _ = self.pipe.encode_prompt(list(texts), device=self.pipe.device)
+        embeds, pooled, _ = self.pipe.encode_prompt(list(texts), device=self.device)
         guidance = torch.full([len(texts)], self.embedded_guidance, device=embeds.device)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled, "guidance": guidance}
 

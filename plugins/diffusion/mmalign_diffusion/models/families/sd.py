@@ -17,7 +17,7 @@ class StableDiffusion(Family):
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """prompt_embeds `[B, tokens, width]`."""
-        embeds, _ = self.pipe.encode_prompt(list(texts), self.pipe.device, 1, do_classifier_free_guidance=False)
+        embeds, _ = self.pipe.encode_prompt(list(texts), self.device, 1, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds}
 
     def predict(self, network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -21,7 +21,7 @@ class StableDiffusion3(Family):
     def condition(self, texts: Sequence[str]) -> Condition:
         """prompt_embeds `[B, tokens, width]` and pooled_prompt_embeds `[B, width]`."""
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            list(texts), None, None, device=self.pipe.device, do_classifier_free_guidance=False
+            list(texts), None, None, device=self.device, do_classifier_free_guidance=False
         )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 

@@ -21,7 +21,7 @@ class StableDiffusionXL(Family):
         the same for both pictures of a pair.
         """
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            list(texts), device=self.pipe.device, do_classifier_free_guidance=False
+            list(texts), device=self.device, do_classifier_free_guidance=False
         )
         side = self.resolution
         sizes = torch.tensor([[side, side, 0, 0, side, side]], device=embeds.device, dtype=torch.float32)
