@@ -22,13 +22,19 @@ from mmalign import __version__, hookspecs
 from mmalign.errors import UserError, nearest
 from mmalign.specs import API_VERSION, Spec
 
-OFFERS = {"model": "models", "objective": "objectives", "reward": "rewards", "dataset": "datasets"}
+OFFERS = {
+    "model": "models",
+    "objective": "objectives",
+    "reward": "rewards",
+    "dataset": "datasets",
+    "judge": "judges",
+}
 """Kind of part -> its plural, which is also the end of the hook's name."""
 
 HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
-    "mmalign-lvlm": ("vlm", "vlm-reward"),
-    "mmalign-shapes": ("shapes-prompts", "oracle"),
+    "mmalign-lvlm": ("vlm", "vlm-reward", "http"),
+    "mmalign-shapes": ("shapes-prompts", "oracle", "shapes-oracle"),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""
 
