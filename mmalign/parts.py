@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from mmalign.records import Prompt, Samples, Scores
+from mmalign.records import Answer, Fact, Prompt, Samples, Scores, Verdict
 from mmalign.specs import Objective
 
 Row = Mapping[str, Any]
@@ -65,6 +65,21 @@ class Reward(Protocol):
 
     def __call__(self, samples: Samples) -> Scores:
         """Score `B` samples, higher is better."""
+        ...
+
+
+class FactJudge(Protocol):
+    """What a judge of answers gives, or the half of it that its spec offers.
+
+    It may have `to(device)`, and `spent()`: what it has cost since it was built, numbers by name.
+    """
+
+    def facts(self, answers: Sequence[Answer]) -> Sequence[Sequence[Sequence[Fact] | None]]:
+        """By answer and by piece of it the facts that it claims; None where the judge could not tell."""
+        ...
+
+    def verify(self, questions: Sequence[tuple[Prompt, Fact]]) -> Sequence[Verdict]:
+        """Whether each fact is true of what its prompt shows."""
         ...
 
 

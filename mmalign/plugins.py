@@ -27,14 +27,15 @@ OFFERS = {
     "objective": "objectives",
     "reward": "rewards",
     "dataset": "datasets",
+    "judge": "judges",
     "guidance": "guidance",
 }
 """Kind of part -> its plural, which is also the end of the hook's name."""
 
 HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
-    "mmalign-lvlm": ("vlm", "vlm-reward"),
-    "mmalign-shapes": ("shapes-prompts", "oracle"),
+    "mmalign-lvlm": ("vlm", "vlm-reward", "http"),
+    "mmalign-shapes": ("shapes-prompts", "oracle", "shapes-oracle"),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""
 

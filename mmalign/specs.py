@@ -101,6 +101,17 @@ class RewardSpec(Spec):
 
 
 @dataclass(frozen=True)
+class JudgeSpec(Spec):
+    """A judge of answers. `build(**options)` returns what gives all that `offers` names (`mmalign.parts.FactJudge`).
+
+    offers: "facts", if it finds what an answer claims; "verdicts", if it says whether that is true of the pictures.
+    """
+
+    kind: ClassVar[str] = "judge"
+    offers: frozenset[str] = field(default=frozenset({"facts", "verdicts"}), kw_only=True)
+
+
+@dataclass(frozen=True)
 class DataSpec(Spec):
     """A source of rows. `build(**options)` returns a sequence (`len`, `[i]`) of dicts with the named columns.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import ModelSpec
+from mmalign.specs import JudgeSpec, ModelSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -17,6 +17,21 @@ def mmalign_models() -> Iterator[ModelSpec]:
     """Any vision-language model of transformers that keeps a placeholder token for each image feature, as LLaVA does."""
     yield ModelSpec("vlm", "mmalign_lvlm.models:VisionLanguageModel", process="tokens")
     yield ModelSpec("vlm-reward", "mmalign_lvlm.models:VisionLanguageJudge", process="scoring")
+
+
+@hookimpl
+def mmalign_judges() -> Iterator[JudgeSpec]:
+    """A vision-language model here, or one behind an endpoint."""
+    yield JudgeSpec("vlm", "mmalign_lvlm.judges.vlm:VisionLanguageJudge", paper="arXiv:2405.17220")
+    yield JudgeSpec("http", "mmalign_lvlm.judges.http:HttpJudge")
+
+
+@hookimpl
+def mmalign_split(text: str) -> Sequence[tuple[int, int]]:
+    """Sub-sentences."""
+    from mmalign_lvlm import segments
+
+    return segments.split(text)
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mmalign import DataSpec, RewardSpec, hookimpl
+from mmalign import DataSpec, JudgeSpec, RewardSpec, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -31,6 +31,12 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         columns=frozenset({"prompt", "chosen", "rejected"}),
         paper="arXiv:2312.00849",
     )
+
+
+@hookimpl
+def mmalign_judges() -> Iterator[JudgeSpec]:
+    """The oracle, which reads any text and sees any picture of shapes."""
+    yield JudgeSpec("shapes-oracle", "mmalign_shapes.judge:ShapesOracle")
 
 
 @hookimpl
