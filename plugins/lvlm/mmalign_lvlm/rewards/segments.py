@@ -52,7 +52,7 @@ class SegmentModel:
     def check(self, option: str, given: Sequence[str], known: Sequence[str]) -> None:
         """Raise UserError for a name of an option that the model does not know."""
         if unknown := [f"'{name}'{nearest(name, known)}" for name in given if name not in known]:
-            raise UserError(f"{option}: {self.path} knows no {', '.join(unknown)}; it has {', '.join(known)}")
+            raise UserError(f"{option}: {self.path} has {', '.join(known)}, not {', '.join(unknown)}")
 
 
 class _OfSegments:
