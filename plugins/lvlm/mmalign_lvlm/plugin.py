@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import JudgeSpec, ModelSpec
+from mmalign.specs import JudgeSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -32,6 +32,13 @@ def mmalign_split(text: str) -> Sequence[tuple[int, int]]:
     from mmalign_lvlm import segments
 
     return segments.split(text)
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """Trained models of segments and of critiques, as rewards."""
+    yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
+    yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
 
 
 @hookimpl
