@@ -112,7 +112,7 @@ def pretrain_video(out: Path, seed: int) -> None:
         work / "video-transformer",
         WanTransformer3DModel.from_pretrained,
         lambda: video.train_transformer(
-            reader, tokenizer, video_vae.encoded(vae, video_vae.draw(VIDEOS, seed + 1)), seed
+            reader, tokenizer, video_vae.encoded(vae, video_vae.draw(VIDEOS, seed + 1)), seed, video.PHASES
         ),
     )
     pipe = video.pipeline(vae, reader, tokenizer, transformer.eval().requires_grad_(False))

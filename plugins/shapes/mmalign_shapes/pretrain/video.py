@@ -113,7 +113,7 @@ def train_transformer(
     tokenizer: CLIPTokenizer,
     seen: tuple[Tensor, Sequence[Movers]],
     seed: int,
-    phases: Sequence[Phase] = PHASES,
+    phases: Sequence[Phase],
 ) -> WanTransformer3DModel:
     """Predict the velocity of noised latents `[N, 16, 3, 4, 4]` under what is said of them, in phases.
 
