@@ -18,7 +18,8 @@ from mmalign.errors import UserError
 Media = str | Path | bytes | Tensor
 """One picture, video or answer as data sets hold it: a file, its bytes, or the thing itself.
 
-The thing itself is pixels in [0, 1], of a picture `[3, H, W]` or a video `[F, 3, H, W]`, or a text where the model answers in words.
+The thing itself is pixels in [0, 1], of a picture `[3, H, W]` or a video `[F, 3, H, W]`, or a text where the model answers in
+words.
 """
 
 

@@ -56,7 +56,10 @@ class DenoisingModel(Adapter, Protocol):
         ...
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
-        """Pictures `[B, 3, H, W]` or videos `[B, F, 3, H, W]` in [0, 1] at the model's size. Raises UserError that names an unreadable one."""
+        """Pictures `[B, 3, H, W]` or videos `[B, F, 3, H, W]` in [0, 1] at the model's size.
+
+        Raises UserError that names an unreadable one.
+        """
         ...
 
     def encode(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from mmalign.maths.transitions import ODE
 from mmalign.samplers.guidance import classifier_free
 from mmalign.samplers.walk import end, noisy_steps, walk
-from mmalign.maths.transitions import ODE
 from mmalign_video import tiny
 from mmalign_video.models import VideoModel
 
-from .conftest import FAMILIES, TEXTS, build, latents
+from .conftest import FAMILIES, TEXTS, latents
 
 Adapted = Callable[[str], VideoModel]
 Folder = Callable[[str], Path]
@@ -46,7 +45,10 @@ def sampled(model: VideoModel, x: Tensor) -> Tensor:
 
 def run_pipeline(model: VideoModel, x: Tensor, output: str) -> Tensor:
     """The pipeline's own call on the same weights and the same noise."""
+    pipe, scale = model.pipe, model.family.embedded_guidance if model.unconditional(1) is None else SCALE
     size = {"height": tiny.SIDE, "width": tiny.SIDE, "num_frames": tiny.FRAMES}
-    call = {"num_inference_steps": STEPS, "guidance_scale": SCALE, "latents": x, "output_type": output}
-    frames: Tensor = model.pipe(list(TEXTS), **size, **call).frames
-    return frames
+    packed = hasattr(pipe, "_pack_latents")
+    latents = pipe._pack_latents(x) if packed else x
+    call = {"num_inference_steps": STEPS, "guidance_scale": scale, "latents": latents, "output_type": output}
+    frames: Tensor = pipe(list(TEXTS), **size, **call).frames
+    return pipe._unpack_latents(frames, *model.family.grid) if packed and output == "latent" else frames

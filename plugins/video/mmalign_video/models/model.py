@@ -22,7 +22,7 @@ _ONE_BY_ONE = 256 * 256
 
 
 class VideoModel(PipelineModel):
-    """A video pipeline: Wan 2.1 or 2.2.
+    """A video pipeline: Wan 2.1 or 2.2, LTX-Video, CogVideoX or HunyuanVideo.
 
     Videos are `[B, F, 3, H, W]` in [0, 1].
 
@@ -85,8 +85,9 @@ class VideoModel(PipelineModel):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Videos `[B, F, 3, H, W]` in [0, 1] of latents; differentiable where not clamped."""
-        if self.gradient_frames is not None and torch.is_grad_enabled():
-            latents = self.family.beginning(latents, self.gradient_frames)
+        known = self.family.unscale(latents.float())
+        if torch.is_grad_enabled():
+            known = known[:, :, : self.gradient_frames]
         with torch.autocast(latents.device.type, enabled=False):
-            decoded: Tensor = self.family.decode(self.family.unscale(latents.float()))
+            decoded: Tensor = self.family.decode(known)
         return (decoded / 2 + 0.5).clamp(0, 1).transpose(1, 2)

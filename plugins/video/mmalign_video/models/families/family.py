@@ -54,15 +54,14 @@ class VideoFamily(Family):
         return height, width, frames
 
     @property
-    @abstractmethod
     def strides(self) -> tuple[int, int]:
         """How many frames, and pixels of a side, one latent stands for. The first frame always has one of its own."""
+        return int(self.pipe.vae_scale_factor_temporal), int(self.pipe.vae_scale_factor_spatial)
 
     @property
     def patch(self) -> tuple[int, int]:
         """How many latents in time, and along a side, the denoiser takes together."""
-        sizes = self.config.patch_size
-        return int(sizes[0]), int(sizes[1])
+        return int(self.config.patch_size_t or 1), int(self.config.patch_size)
 
     @property
     def channels(self) -> int:
@@ -93,10 +92,6 @@ class VideoFamily(Family):
     @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
         """The denoiser's latents as the VAE knows them, `[B, C, F, H, W]`."""
-
-    def beginning(self, latents: Tensor, frames: int) -> Tensor:
-        """The first `frames` latents in time."""
-        return latents[:, :, :frames]
 
     def decode(self, latents: Tensor) -> Tensor:
         """The VAE's answer `[B, 3, F, H, W]`, in [-1, 1], to latents that it knows."""

@@ -37,9 +37,10 @@ class Wan(VideoFamily):
         return Experts(self.pipe.transformer, self.pipe.transformer_2, boundary)
 
     @property
-    def strides(self) -> tuple[int, int]:
-        """The VAE's."""
-        return int(self.pipe.vae_scale_factor_temporal), int(self.pipe.vae_scale_factor_spatial)
+    def patch(self) -> tuple[int, int]:
+        """Of latents, in time and along a side."""
+        together, side, _ = self.config.patch_size
+        return together, side
 
     @property
     def channels(self) -> int:
