@@ -38,6 +38,11 @@ class DenoisingModel(Adapter, Protocol):
         """The shape of one sample's latents."""
         ...
 
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames a second of the videos that it makes; None where it makes pictures."""
+        ...
+
     def condition(self, texts: Sequence[str]) -> Condition:
         """What the network is told for these prompts: named tensors, batch first, without gradient."""
         ...
@@ -51,7 +56,10 @@ class DenoisingModel(Adapter, Protocol):
         ...
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
-        """Media as `[B, C, H, W]` in [0, 1] at the model's size. Raises UserError that names an unreadable one."""
+        """Pictures `[B, 3, H, W]` or videos `[B, F, 3, H, W]` in [0, 1] at the model's size.
+
+        Raises UserError that names an unreadable one.
+        """
         ...
 
     def encode(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,7 +67,7 @@ class DenoisingModel(Adapter, Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels `[B, C, H, W]` in [0, 1], differentiable where not clamped."""
+        """Pixels as `pixels` gives them, differentiable where not clamped."""
         ...
 
 
@@ -137,7 +145,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             return self.sample(prompts, seeds)
 
         def score(x0: Tensor) -> Tensor:
-            return reward(Samples(prompts, self.model.decode(x0), seeds)).values
+            return reward(self._decoded(prompts, x0, seeds)).values
 
         path = self.model.path
         slope = guided.of_clean(self._denoise(prompts), path, score)
@@ -156,7 +164,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         path, grid = self.model.path, self._grid()
         denoise, decode = self._recomputed(self._denoise(prompts)), self._recomputed(self.model.decode)
         latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sde, noise)
-        return Samples(list(prompts) * (1 + plan.renoise), decode(latents))
+        return Samples(list(prompts) * (1 + plan.renoise), decode(latents), frame_rate=self.model.frame_rate)
 
     # ---- rollouts
 
@@ -177,7 +185,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             for taken in self._walk(self._denoise(prompts), x, noisy, noise):
                 latents.append(taken.x_next)
                 log_probs.append(taken.transition.log_prob(taken.x_next))
-            samples = Samples(prompts, self.model.decode(latents[-1]), seeds)
+            samples = self._decoded(prompts, latents[-1], seeds)
         values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
         return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
 
@@ -264,7 +272,10 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def _sampled(self, prompts: Sequence[Prompt], seeds: Sequence[int], denoise: Denoise) -> Samples:
         with evaluating(self.network):
             latents = end(self._walk(denoise, *self._start(seeds)))
-            return Samples(prompts, self.model.decode(latents), seeds)
+            return self._decoded(prompts, latents, seeds)
+
+    def _decoded(self, prompts: Sequence[Prompt], latents: Tensor, seeds: Sequence[int]) -> Samples:
+        return Samples(prompts, self.model.decode(latents), seeds, self.model.frame_rate)
 
     def _transitions(self, rollout: Rollout) -> Iterator[tuple[Transition, Tensor]]:
         """Of each unit, how today's weights would step on from where its samples were, and where these went."""

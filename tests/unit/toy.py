@@ -57,6 +57,7 @@ class ToyModel:
 
     latent_shape = SHAPE
     device = torch.device("cpu")
+    frame_rate = None
 
     def __init__(self, path: Path):
         self.path = path

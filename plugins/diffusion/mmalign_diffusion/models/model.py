@@ -3,26 +3,24 @@
 diffusers and peft are imported when a model is built, so that its options can be read without them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmalign.records import Media
-from mmalign.samplers.guidance import Condition
 from mmalign_diffusion import pictures
 from mmalign_diffusion.models.lora import Lora
+from mmalign_diffusion.models.pipeline import PipelineModel
 
 _LORA = Lora()
 # Above this side in pixels the VAE takes pictures one by one, or it would need more memory than the denoiser.
 _ONE_BY_ONE = 256
 
 
-class DiffusersModel:
+class DiffusersModel(PipelineModel):
     """A text-to-image pipeline: Stable Diffusion 1.x/2.x, XL, 3, or FLUX.
 
     path: folder, hub id, or `package:relative/path` in an installed package.
@@ -48,53 +46,14 @@ class DiffusersModel:
         resolution: PositiveInt | None = None,
         embedded_guidance: float = 3.5,
     ):
-        from mmalign_diffusion.models.earlier import fuse
+        from mmalign_diffusion.models.families import FAMILIES
         from mmalign_diffusion.models.loading import load
-        from mmalign_diffusion.models.schedule import path_of
-        from mmalign_diffusion.models.weights import weights_of
 
         frozen: torch.dtype = getattr(torch, dtype)
-        self.pipe: Any
-        self.pipe, family = load(path, frozen, torch.float32 if adapter is None else frozen, variant)
-        self.family = family(self.pipe, resolution, embedded_guidance)
-        self.path = path_of(self.pipe.scheduler, self.family)
-        self.latent_shape = self.family.latent_shape
-        self.network: nn.Module = getattr(self.pipe, family.denoiser)
-        fused = {} if lora is None else fuse(self.network, family.denoiser, lora)
-        for part in self.pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-        self.weights = weights_of(self.network, adapter, frozen, fused)
+        pipe, family = load(path, FAMILIES, frozen, torch.float32 if adapter is None else frozen, variant)
+        super().__init__(pipe, family(pipe, resolution, embedded_guidance), adapter, lora, frozen)
         if self.family.resolution > _ONE_BY_ONE:
             self.pipe.vae.enable_slicing()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.pipe.vae.device
-        return device
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move everything, encoders and reference included."""
-        self.pipe.to(device)
-        self.weights.to(device)
-        return self
-
-    @torch.no_grad()
-    def condition(self, texts: Sequence[str]) -> Condition:
-        """Encoded prompts, batch first."""
-        return self.family.condition(texts)
-
-    @torch.no_grad()
-    def unconditional(self, n: int) -> Condition | None:
-        """The condition of `n` empty prompts, or None where guidance is baked in."""
-        return self.family.unconditional(n)
-
-    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The denoiser's output `[B, C, H, W]`, float32, for latents `x` at the path's times `t` `[B]`."""
-        dtype = next(self.network.parameters()).dtype
-        told = {name: value.to(dtype) for name, value in condition.items()}
-        return self.family.predict(self.network, x.to(dtype), t, told).float()
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
         """Pictures as `[B, 3, H, W]` in [0, 1] at the model's resolution: short side resized, centre kept."""
@@ -117,26 +76,3 @@ class DiffusersModel:
         with torch.autocast(latents.device.type, enabled=False):
             decoded: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
         return (decoded / 2 + 0.5).clamp(0, 1)
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it `predict` answers as the untouched model does."""
-        network = self.network
-        with self.weights.reference() as frozen:
-            self.network = network if frozen is None else frozen
-            try:
-                yield
-            finally:
-                self.network = network
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The trainable weights only."""
-        return self.weights.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take `state_dict`'s weights back."""
-        self.weights.load_state_dict(state)
-
-    def save(self, folder: Path) -> None:
-        """The result as diffusers writes it: a LoRA for `load_lora_weights`, or the whole pipeline."""
-        self.weights.save(self.pipe, folder)
