@@ -7,9 +7,13 @@ import torch
 from diffusers import WanPipeline
 from torch.testing import assert_close
 
+from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from mmalign.records import Prompt
 from mmalign_shapes import moving_captions
 from mmalign_shapes.pretrain import everything, video, video_vae
 from mmalign_shapes.pretrain.generator import Phase
+from mmalign_shapes.rewards import VideoOracle
+from mmalign_video.models import VideoModel
 
 TEXTS = ["a red circle moves left", ""]
 
@@ -66,6 +70,10 @@ def test_all_stages_end_in_a_pipeline_that_diffusers_loads(tmp_path: Path, monke
     assert {part.dtype for part in (pipe.transformer, pipe.vae, pipe.text_encoder)} == {torch.float32}
     made = video.sample(pipe, TEXTS[:1], steps=1, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
     assert made.shape == (1, 9, 3, 64, 64)
-    assert sum(file.stat().st_size for file in (tmp_path / "wan").rglob("*")) < 4_000_000
+    assert sum(file.stat().st_size for file in (tmp_path / "wan").rglob("*")) < 3_500_000
+    model = VideoModel(str(tmp_path / "wan"), adapter=None, height=64, width=64, frames=9)
+    assert model.latent_shape == (video_vae.CHANNELS, 3, 4, 4)
+    samples = DenoisingPolicy(model, Sampling(steps=1, guidance_scale=2.0)).sample([Prompt(TEXTS[0])], [0])
+    assert VideoOracle()(samples).values.shape == (1,)
     monkeypatch.setattr(video, "train_transformer", None)  # what is finished is read again
     everything.pretrain_video(tmp_path, seed=0)

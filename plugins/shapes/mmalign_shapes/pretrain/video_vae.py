@@ -53,11 +53,11 @@ def joined(some: Iterable[Videos]) -> Videos:
 
 
 def new_vae() -> AutoencoderKLWan:
-    """Untrained, less than a million weights."""
+    """Untrained, half a million weights."""
     return AutoencoderKLWan(
-        base_dim=16,
+        base_dim=24,
         z_dim=CHANNELS,
-        dim_mult=[1, 2, 2],
+        dim_mult=[1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[True, True],
         in_channels=3 * PATCH**2,
