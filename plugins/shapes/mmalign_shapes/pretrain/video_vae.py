@@ -40,7 +40,7 @@ class Videos:
 def draw(size: int, seed: int, shaky: float = SHAKY) -> Iterator[Videos]:
     """`size` videos of one thing each, some at a time. shaky: share of them in which it trembles."""
     rng = random.Random(seed)
-    for start in track(range(0, size, _CHUNK), "drawing videos", size // _CHUNK):
+    for start in track(range(0, size, _CHUNK), "drawing videos", -(-size // _CHUNK)):
         captions: list[Movers] = [(mover,) for mover in rng.choices(moving.movers(), k=min(_CHUNK, size - start))]
         drawn = moving.pixels([_clip(caption, rng, shaky) for caption in captions])
         yield Videos((drawn * 255).round().to(torch.uint8), captions)
