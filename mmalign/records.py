@@ -1,6 +1,7 @@
 """The nouns that travel between parts: what is asked, what was made, how it was scored.
 
-Shapes: `B` samples, `U` units (tokens, or denoising steps), `[C, H, W]` pictures with values in [0, 1].
+Shapes: `B` samples, `U` units (tokens, or denoising steps), `[3, H, W]` pictures and `[F, 3, H, W]` videos of `F` frames with
+values in [0, 1].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from mmalign.errors import UserError
 Media = str | Path | bytes | Tensor
 """One picture, video or answer as data sets hold it: a file, its bytes, or the thing itself.
 
-The thing itself is pixels `[C, H, W]` in [0, 1], or a text where the model answers in words.
+The thing itself is pixels in [0, 1], of a picture `[3, H, W]` or a video `[F, 3, H, W]`, or a text where the model answers in
+words.
 """
 
 
@@ -65,14 +67,16 @@ class Samples:
     """What a model made of prompts, one sample a prompt, in the same order.
 
     prompts: `B` prompts.
-    made: pixels `[B, C, H, W]` in [0, 1], which carry gradient when they come from a sampler with gradient; or `B` texts.
-        Read it as `media` or as `responses`, whichever you are for.
+    made: pixels in [0, 1], which carry gradient when they come from a sampler with gradient: pictures `[B, 3, H, W]` or videos
+        `[B, F, 3, H, W]`; or `B` texts. Read it as `media` or as `responses`, whichever you are for.
     seeds: the seed behind each sample, or empty where there is none.
+    frame_rate: frames of a video a second; None where they are no videos, or nobody knows.
     """
 
     prompts: Sequence[Prompt]
     made: Tensor | Sequence[str]
     seeds: Sequence[int] = ()
+    frame_rate: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.made):
@@ -83,7 +87,7 @@ class Samples:
 
     @property
     def media(self) -> Tensor:
-        """The pixels `[B, C, H, W]`. Raises UserError where the model answers in words."""
+        """The pixels, of pictures or videos. Raises UserError where the model answers in words."""
         if not isinstance(self.made, Tensor):
             raise UserError("this reward looks at pictures, but the model answers in words: choose a reward for texts")
         return self.made
@@ -107,17 +111,18 @@ class Samples:
         """Those at `indices`, in that order."""
         made = self.made[list(indices)] if isinstance(self.made, Tensor) else [self.made[i] for i in indices]
         seeds = [self.seeds[i] for i in indices] if self.seeds else ()
-        return Samples([self.prompts[i] for i in indices], made, seeds)
+        return Samples([self.prompts[i] for i in indices], made, seeds, self.frame_rate)
 
     @classmethod
     def joined(cls, batches: "Sequence[Samples]") -> "Samples":
         """Several batches as one, in their order."""
         prompts = [prompt for batch in batches for prompt in batch.prompts]
-        return cls(prompts, batched([one for b in batches for one in b.made]), [s for b in batches for s in b.seeds])
+        made, seeds = batched([one for b in batches for one in b.made]), [s for b in batches for s in b.seeds]
+        return cls(prompts, made, seeds, next((b.frame_rate for b in batches), None))
 
 
 def batched(made: Sequence[Tensor] | Sequence[str]) -> Tensor | Sequence[str]:
-    """Single samples as `Samples.made` holds them: pixels of one size `[C, H, W]` stacked, texts as they are."""
+    """Single samples as `Samples.made` holds them: pixels of one size stacked, texts as they are."""
     pixels = [one for one in made if isinstance(one, Tensor)]
     texts = [one for one in made if isinstance(one, str)]
     return torch.stack(pixels) if pixels else texts

@@ -34,12 +34,17 @@ class DenoisingModel(Adapter, EncodingModel, Protocol):
         """How data and noise are mixed, and what `predict` predicts."""
         ...
 
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames a second of the videos that it makes; None where it makes pictures."""
+        ...
+
     def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """The network's output for latents `x` at the path's times `t` `[B]`, float32 or wider."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels `[B, C, H, W]` in [0, 1], differentiable where not clamped."""
+        """Pixels as `pixels` gives them, differentiable where not clamped."""
         ...
 
 
@@ -133,7 +138,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             return self.sample(prompts, seeds)
 
         def score(x0: Tensor) -> Tensor:
-            return reward(Samples(prompts, self.model.decode(x0), seeds)).values
+            return reward(self._decoded(prompts, x0, seeds)).values
 
         path = self.model.path
         slope = guided.of_clean(self._denoise(prompts), path, score)
@@ -152,7 +157,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         path, grid = self.model.path, self._grid()
         denoise, decode = self._recomputed(self._denoise(prompts)), self._recomputed(self.model.decode)
         latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sde, noise)
-        return Samples(list(prompts) * (1 + plan.renoise), decode(latents))
+        return Samples(list(prompts) * (1 + plan.renoise), decode(latents), frame_rate=self.model.frame_rate)
 
     # ---- rollouts
 
@@ -173,7 +178,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             for taken in self._walk(self._denoise(prompts), x, noisy, noise):
                 latents.append(taken.x_next)
                 log_probs.append(taken.transition.log_prob(taken.x_next))
-            samples = Samples(prompts, self.model.decode(latents[-1]), seeds)
+            samples = self._decoded(prompts, latents[-1], seeds)
         values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
         return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
 
@@ -261,7 +266,10 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def _sampled(self, prompts: Sequence[Prompt], seeds: Sequence[int], denoise: Denoise) -> Samples:
         with evaluating(self.network):
             latents = end(self._walk(denoise, *self._start(seeds)))
-            return Samples(prompts, self.model.decode(latents), seeds)
+            return self._decoded(prompts, latents, seeds)
+
+    def _decoded(self, prompts: Sequence[Prompt], latents: Tensor, seeds: Sequence[int]) -> Samples:
+        return Samples(prompts, self.model.decode(latents), seeds, self.model.frame_rate)
 
     def _transitions(self, rollout: Rollout) -> Iterator[tuple[Transition, Tensor]]:
         """Of each unit, how today's weights would step on from where its samples were, and where these went."""

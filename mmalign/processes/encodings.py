@@ -69,7 +69,10 @@ class EncodingModel(Protocol):
         ...
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
-        """Media as `[B, C, H, W]` in [0, 1] at the model's size. Raises UserError that names an unreadable one."""
+        """Pictures `[B, 3, H, W]` or videos `[B, F, 3, H, W]` in [0, 1] at the model's size.
+
+        Raises UserError that names an unreadable one.
+        """
         ...
 
     def encode(self, pixels: Tensor) -> Posterior:

@@ -13,6 +13,7 @@ noisy latents has to be trained for that (`of_noisy`). One of clean data is aske
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seed
         better = (scores > best).tolist()
         made = [new if wins else old for new, old, wins in zip(tried.made, kept.made, better, strict=True)]
         chosen = [new if wins else old for new, old, wins in zip(tried.seeds, kept.seeds, better, strict=True)]
-        kept, best = Samples(prompts, batched(made), chosen), torch.maximum(scores, best)
+        kept, best = replace(kept, made=batched(made), seeds=chosen), torch.maximum(scores, best)
     return kept
 
 

@@ -61,6 +61,7 @@ class ToyModel:
     device = torch.device("cpu")
     encoders: ClassVar = {"texts": [], "media": []}
     preprocessing: ClassVar = {"size": 3}
+    frame_rate = None
 
     def __init__(self, path: Path):
         self.path = path

@@ -33,20 +33,21 @@ def read(media: Media) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def fit(pixels: Tensor, size: int, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
-    """`[B, 3, H, W]` to `[B, 3, size, size]`: the short side becomes `size` (antialiased), then the centre is kept.
+def fit(pixels: Tensor, size: int | tuple[int, int], mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
+    """`[B, 3, H, W]` to `[B, 3, *size]`: made just large enough (antialiased), then the centre is kept.
 
-    Differentiable. Pixels that already have the size come back untouched.
+    size: height and width, or one side of a square. Differentiable. Pixels that already have the size come back untouched.
     """
-    height, width = pixels.shape[-2:]
-    if height == width == size:
+    (height, width), wanted = pixels.shape[-2:], (size, size) if isinstance(size, int) else size
+    if (height, width) == wanted:
         return pixels
-    short = min(height, width)
-    target = [max(size, int(size * side / short)) for side in (height, width)]
+    # The side that has least to spare decides.
+    scale = max((wanted[0], height), (wanted[1], width), key=lambda one: one[0] / one[1])
+    target = [max(least, int(scale[0] * side / scale[1])) for least, side in zip(wanted, (height, width), strict=True)]
     # Bicubic weights are partly negative and overshoot at edges.
     resized = F.interpolate(pixels, target, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (round((side - size) / 2) for side in target)
-    return resized[..., top : top + size, left : left + size]
+    top, left = (round((side - least) / 2) for side, least in zip(target, wanted, strict=True))
+    return resized[..., top : top + wanted[0], left : left + wanted[1]]
 
 
 def to_image(pixels: Tensor) -> Image.Image:

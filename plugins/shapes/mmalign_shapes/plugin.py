@@ -13,15 +13,16 @@ MMALIGN_API = ">=1,<2"
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """The oracle, of pictures and of captions."""
+    """The oracle, of pictures, of videos and of captions."""
     yield RewardSpec("oracle", "mmalign_shapes.rewards:OracleReward")
+    yield RewardSpec("video-oracle", "mmalign_shapes.rewards:VideoOracle")
     yield RewardSpec("caption-oracle", "mmalign_shapes.rewards:CaptionOracle")
     yield RewardSpec("caption-recall", "mmalign_shapes.rewards:CaptionRecall")
 
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Prompts about two things; pictures to describe, their descriptions and corrections of wrong ones."""
+    """Prompts about two things; pictures to describe, their descriptions and corrections of wrong ones; videos."""
     yield DataSpec("shapes-prompts", "mmalign_shapes.prompts:ShapesPrompts")
     yield DataSpec("shapes-images", "mmalign_shapes.images:ShapesImages")
     yield DataSpec("shapes-captions", "mmalign_shapes.images:ShapesCaptions", columns=frozenset({"prompt", "sample"}))
@@ -36,6 +37,14 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         "mmalign_shapes.images:ShapesFeedback",
         columns=frozenset({"prompt", "sample", "segments"}),
         paper="arXiv:2404.05046",
+    )
+    yield DataSpec("shapes-video-prompts", "mmalign_shapes.videos:ShapesVideoPrompts")
+    yield DataSpec("shapes-videos", "mmalign_shapes.videos:ShapesVideos", columns=frozenset({"prompt", "sample"}))
+    yield DataSpec(
+        "shapes-video-pairs",
+        "mmalign_shapes.videos:ShapesVideoPairs",
+        columns=frozenset({"prompt", "first", "second", "preferences", "strengths"}),
+        paper="arXiv:2501.13918",
     )
 
 

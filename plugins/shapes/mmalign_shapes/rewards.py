@@ -1,12 +1,14 @@
-"""The oracle as a reward, of pictures and of captions: what is right is right, and nobody can argue with it by gradient."""
+"""The oracle as a reward, of pictures, videos and captions: what is right is right, and nobody can argue with it by gradient."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.records import Prompt, Samples, Scores
+from mmalign_shapes import moving_oracle
 from mmalign_shapes.oracle import judge_batch, judged
 from mmalign_shapes.scenes import Scene
 from mmalign_shapes.statements import TYPES
@@ -28,6 +30,38 @@ class OracleReward:
 
 def _like(flags: object, samples: Samples) -> Tensor:
     return torch.as_tensor(flags).to(samples.media)
+
+
+class VideoOracle:
+    """How good videos of moving shapes are, in 0 to 1: the mean of visual quality, motion quality and text alignment, or one.
+
+    dimension: "VQ", "MQ" or "TA" (see `mmalign_shapes.moving_oracle`), or "mean" of the three. To evaluate each by itself,
+    name the reward three times: `{type: video-oracle, name: VQ, dimension: VQ}`.
+    """
+
+    def __init__(self, dimension: Literal["mean", "VQ", "MQ", "TA"] = "mean"):
+        self._dimension = dimension
+
+    def __call__(self, samples: Samples) -> Scores:
+        """`[B]` for videos `[B, F, 3, 64, 64]`; NaN pixels score NaN.
+
+        dimensions, `[B]` each: `VQ`, `MQ`, `TA`, and `unsure`, 1 where the oracle could not read the video; MQ and TA are 0
+        there. Raises UserError for pictures, and for prompts outside the grammar.
+        """
+        media = samples.media
+        if media.ndim != 5 and len(samples):
+            raise UserError(f"the oracle of videos judges videos [B, F, 3, 64, 64], not media {list(media.shape)}")
+        try:
+            rated = [moving_oracle.rate(video, text) for video, text in zip(media, samples.texts, strict=True)]
+        except ValueError as error:
+            raise UserError(f"the oracle judges videos of shapes only: {error}") from None
+        dimensions = {
+            name: torch.tensor([float(getattr(one, name)) for one in rated]).to(media)
+            for name in (*moving_oracle.DIMENSIONS, "unsure")
+        }
+        names = moving_oracle.DIMENSIONS if self._dimension == "mean" else (self._dimension,)
+        values = torch.stack([dimensions[name] for name in names]).mean(dim=0)
+        return Scores(torch.where(torch.isfinite(media).flatten(1).all(dim=1), values, torch.nan), dimensions)
 
 
 class CaptionOracle:

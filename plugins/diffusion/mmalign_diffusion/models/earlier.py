@@ -21,13 +21,20 @@ _NAME = "earlier"
 _FILE = "pytorch_lora_weights.safetensors"
 
 
-def fuse(denoiser: Any, kind: str, path: str) -> Matrices:
-    """Add the LoRA in a folder to the weights of `denoiser`, a "unet" or "transformer". Raises UserError when none fits."""
+def fuse(denoisers: Mapping[str, Any], kind: str, path: str) -> Mapping[str, Matrices]:
+    """Add the LoRA in a folder to the weights of `denoisers`, each a "unet" or "transformer", by their folder within it.
+
+    Raises UserError when none fits.
+    """
     place = locate(path)
     if Path(place).is_absolute() and not Path(place).exists():
         raise UserError(f"lora {path}: no such folder")
+    return {folder: _fused(denoiser, kind, place, folder, path) for folder, denoiser in denoisers.items()}
+
+
+def _fused(denoiser: Any, kind: str, place: str, folder: str, path: str) -> Matrices:
     try:
-        denoiser.load_lora_adapter(place, prefix=kind, adapter_name=_NAME, weight_name=_FILE)
+        denoiser.load_lora_adapter(place, prefix=kind, adapter_name=_NAME, weight_name=_FILE, subfolder=folder or None)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -15,26 +15,32 @@ from packaging.version import Version
 
 from mmalign.errors import UserError
 from mmalign.locations import locate
-from mmalign_diffusion.models.families import FAMILIES, Family
+from mmalign_diffusion.models.families.family import Family
 
+F = TypeVar("F", bound=Family)
 # diffusers 0.40 renamed the argument.
 _DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
 
 
 def load(
-    path: str, dtype: torch.dtype, denoiser_dtype: torch.dtype, variant: str | None = None
-) -> tuple[DiffusionPipeline, type[Family]]:
-    """The pipeline at `path` and its family. Encoders are in `dtype`, the denoiser in `denoiser_dtype`.
+    path: str,
+    families: Mapping[str, type[F]],
+    dtype: torch.dtype,
+    denoiser_dtype: torch.dtype,
+    variant: str | None = None,
+) -> tuple[DiffusionPipeline, type[F]]:
+    """The pipeline at `path` and which of `families` it is. Encoders are in `dtype`, denoisers in `denoiser_dtype`.
 
     The VAE stays in float32: it is small, and in half precision it overflows.
     """
     place = locate(path)
     index = _index(path, place)
     name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise UserError(f"model {path} is a {name}; the families known are {', '.join(FAMILIES)}")
-    family = FAMILIES[name]
-    dtypes = {"default": dtype, "vae": torch.float32, family.denoiser: denoiser_dtype}
+    if name not in families:
+        raise UserError(f"model {path} is a {name}; the families known are {', '.join(families)}")
+    family = families[name]
+    denoisers = [part for part in index if part.startswith(family.denoiser)]
+    dtypes = {"default": dtype, "vae": torch.float32, **dict.fromkeys(denoisers, denoiser_dtype)}
     # Parts that the pipeline was saved without, such as the T5 encoder of SD3.
     absent = [part for part, kind in index.items() if isinstance(kind, list | tuple) and kind[0] is None]
     options = {"variant": variant, _DTYPE: dtypes, **dict.fromkeys(absent), **family.loading}

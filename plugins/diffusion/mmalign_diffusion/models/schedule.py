@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from mmalign.errors import UserError
@@ -21,7 +21,9 @@ def path_of(scheduler: Any, family: Family) -> Path:
         shift = settings.get("flow_shift", 1.0)
         return _flow(FlowMatchEulerDiscreteScheduler(settings.num_train_timesteps, shift=shift), family)
     if settings.get("prediction_type") in PREDICTIONS and "beta_schedule" in settings:
-        return _vp(DDIMScheduler.from_config(settings), PREDICTIONS[settings.prediction_type])
+        # CogVideoX shifts the signal-to-noise ratio of its schedule.
+        ddim = CogVideoXDDIMScheduler if "snr_shift_scale" in settings else DDIMScheduler
+        return _vp(ddim.from_config(settings), PREDICTIONS[settings.prediction_type])
     raise UserError(
         f"scheduler {type(scheduler).__name__} describes neither a flow nor an epsilon, v or sample prediction"
     )

@@ -17,10 +17,15 @@ from mmalign_diffusion.models import earlier
 from mmalign_diffusion.models.earlier import Matrices
 from mmalign_diffusion.models.lora import Lora
 
+Denoisers = Mapping[str, Any]
+"""By the folder of their LoRA within that of the result; "" is that folder itself."""
 
-def weights_of(denoiser: nn.Module, adapter: Lora | None, dtype: torch.dtype, fused: Matrices) -> "Weights":
-    """LoRA inside `denoiser`, or all of it; frozen weights are in `dtype`. fused: the earlier LoRA in it."""
-    return FullWeights(denoiser, dtype) if adapter is None else LoraWeights(denoiser, adapter, fused)
+
+def weights_of(
+    network: nn.Module, denoisers: Denoisers, adapter: Lora | None, dtype: torch.dtype, fused: Mapping[str, Matrices]
+) -> "Weights":
+    """LoRA inside the `denoisers` of `network`, or all of it; frozen weights are in `dtype`. fused: earlier LoRAs."""
+    return FullWeights(network, dtype) if adapter is None else LoraWeights(network, denoisers, adapter, fused)
 
 
 class Weights(ABC):
@@ -61,36 +66,44 @@ class Weights(ABC):
 class LoraWeights(Weights):
     """LoRA inside a frozen denoiser. The matrices are float32 whatever the base is."""
 
-    def __init__(self, denoiser: Any, lora: Lora, fused: Matrices):
+    def __init__(self, network: nn.Module, denoisers: Denoisers, lora: Lora, fused: Mapping[str, Matrices]):
+        self.network = network.requires_grad_(False)
+        self.denoisers = denoisers
         self.fused = fused
-        self.denoiser = denoiser.requires_grad_(False)
         try:
-            denoiser.add_adapter(_peft_config(lora))
+            for denoiser in denoisers.values():
+                denoiser.add_adapter(_peft_config(lora))
         except ValueError as error:
             raise UserError(f"adapter: {error}") from None
         # Fixed here: peft takes `requires_grad` away while adapters are disabled.
-        self._names = {name for name, weight in denoiser.named_parameters() if weight.requires_grad}
+        self._names = {name for name, weight in network.named_parameters() if weight.requires_grad}
         for weight in self.trainable().values():
             weight.data = weight.data.float()
 
     def trainable(self) -> dict[str, Tensor]:
         """The matrices."""
-        return {name: weight for name, weight in self.denoiser.named_parameters() if name in self._names}
+        return {name: weight for name, weight in self.network.named_parameters() if name in self._names}
 
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Adapters are off."""
-        self.denoiser.disable_adapters()
+        for denoiser in self.denoisers.values():
+            denoiser.disable_adapters()
         try:
             yield
         finally:
-            self.denoiser.enable_adapters()
+            for denoiser in self.denoisers.values():
+                denoiser.enable_adapters()
 
     def save(self, pipe: Any, folder: Path) -> None:
-        """`pytorch_lora_weights.safetensors`, for `pipe.load_lora_weights(folder)`, the earlier LoRA included."""
-        name = "unet" if self.denoiser is getattr(pipe, "unet", None) else "transformer"
-        layers = earlier.joined(self.fused, earlier.matrices(self.denoiser, "default"))
-        pipe.save_lora_weights(folder, **{f"{name}_lora_layers": convert_state_dict_to_diffusers(layers)})
+        """`pytorch_lora_weights.safetensors`, for `pipe.load_lora_weights(folder)`, the earlier LoRA included.
+
+        A second denoiser has its own in a folder of its name within, for `load_into_transformer_2=True`.
+        """
+        kind = "unet" if self.network is getattr(pipe, "unet", None) else "transformer"
+        for place, denoiser in self.denoisers.items():
+            layers = earlier.joined(self.fused.get(place, {}), earlier.matrices(denoiser, "default"))
+            pipe.save_lora_weights(folder / place, **{f"{kind}_lora_layers": convert_state_dict_to_diffusers(layers)})
 
     def to(self, device: torch.device | str) -> None:
         """Nothing lies beside the pipeline."""

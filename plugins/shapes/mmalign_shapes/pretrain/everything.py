@@ -1,21 +1,24 @@
-"""All of it in order: autoencoder, generator, its own pictures, CLIP; then the captioner. One seed; two hours on two cores."""
+"""All of it in order: autoencoder, generator, its own pictures, CLIP; the captioner; the generator of videos, whose parts are
+an autoencoder, a reader and a denoiser. One seed; two hours and a half on two cores.
+"""
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration
+from diffusers import AutoencoderKL, AutoencoderKLWan, DiffusionPipeline, StableDiffusionPipeline, WanTransformer3DModel
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration, UMT5EncoderModel
 
 from mmalign_shapes import grammar
+from mmalign_shapes.pretrain import video, video_vae
 from mmalign_shapes.pretrain.captioner import draw, new_captioner, new_processor, train_captioner, train_tower
 from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
 from mmalign_shapes.pretrain.data import make_world, track
 from mmalign_shapes.pretrain.generator import sample, train_generator
-from mmalign_shapes.pretrain.measure import measure_captioner, measure_clip, measure_generator
+from mmalign_shapes.pretrain.measure import measure_captioner, measure_clip, measure_generator, measure_video
 from mmalign_shapes.pretrain.vae import decode, train_vae
 from mmalign_shapes.prompts import captions
 
@@ -33,6 +36,10 @@ FALSE_STEPS = 500
 FALSE = 0.25
 """Share of the statements that are false in the captioner's last training. What it does not see adds to that."""
 
+SEEN_VIDEOS, VIDEOS = 1_600, 4_000
+"""How many videos the autoencoder learns from, and how many the generator."""
+VIDEO_VAE_STEPS = 1_600
+
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
 _SAMPLING_STEPS = (6, 8, 10, 14)
@@ -45,6 +52,7 @@ def pretrain_all(out: Path, seed: int) -> None:
     """
     pretrain_pictures(out, seed)
     pretrain_captioner(out, seed)
+    pretrain_video(out, seed)
 
 
 def pretrain_pictures(out: Path, seed: int) -> None:
@@ -85,6 +93,33 @@ def pretrain_captioner(out: Path, seed: int) -> None:
     write_captioner(model, processor, out / "captioner", figures)
 
 
+def pretrain_video(out: Path, seed: int) -> None:
+    """The generator of videos, `wan`: its autoencoder, its reader, then its denoiser."""
+    work, tokenizer = out / "work", video.new_video_tokenizer()
+    vae = finished(
+        work / "video-vae",
+        AutoencoderKLWan.from_pretrained,
+        lambda: video_vae.train_vae(video_vae.joined(video_vae.draw(SEEN_VIDEOS, seed)), VIDEO_VAE_STEPS, seed),
+    )
+    vae.eval().requires_grad_(False)
+    reader = finished(
+        work / "video-reader",
+        UMT5EncoderModel.from_pretrained,
+        lambda: video.train_reader(tokenizer, video.READING_STEPS, seed),
+    )
+    reader.eval().requires_grad_(False)
+    transformer = finished(
+        work / "video-transformer",
+        WanTransformer3DModel.from_pretrained,
+        lambda: video.train_transformer(
+            reader, tokenizer, video_vae.encoded(vae, video_vae.draw(VIDEOS, seed + 1)), seed, video.PHASES
+        ),
+    )
+    pipe = video.pipeline(vae, reader, tokenizer, transformer.eval().requires_grad_(False))
+    unseen = video_vae.joined(video_vae.draw(UNSEEN, seed + 999, shaky=0.0))
+    write_pipeline(pipe, out / "wan", {"seed": seed, **measure_video(pipe, unseen, seed)}, ("transformer", "vae"))
+
+
 def finished(folder: Path, load: Callable[[Path], T], make: Callable[[], T]) -> T:
     """What `folder` holds, or else what `make` makes, which is then kept there."""
     if not folder.exists():
@@ -95,15 +130,16 @@ def finished(folder: Path, load: Callable[[Path], T], make: Callable[[], T]) -> 
     return load(folder)
 
 
-def write_pipeline(pipeline: StableDiffusionPipeline, folder: Path, figures: dict[str, Any]) -> None:
+def write_pipeline(
+    pipeline: DiffusionPipeline, folder: Path, figures: dict[str, Any], large: Sequence[str] = ("unet", "vae")
+) -> None:
     """Save the large parts in half precision, which the oracle cannot tell from single; they load as single."""
-    large = (pipeline.unet, pipeline.vae)
     for part in large:
-        part.half()
+        getattr(pipeline, part).half()
     pipeline.save_pretrained(folder)
     for part in large:
-        part.float()
-    for file in (folder / "model_index.json", folder / "unet/config.json", folder / "vae/config.json"):
+        getattr(pipeline, part).float()
+    for file in (folder / "model_index.json", *(folder / part / "config.json" for part in large)):
         settings = json.loads(file.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)  # where it was read from on this machine
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -1,23 +1,29 @@
 """What the trained checkpoints can do, by the oracle: figures for `training.json`."""
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, WanPipeline
 from torch import Tensor, nn
 
 from mmalign.records import Prompt, Samples
-from mmalign_shapes import grammar, oracle
+from mmalign_shapes import grammar, moving_captions, moving_oracle, oracle
 from mmalign_shapes.images import REQUEST
+from mmalign_shapes.moving_captions import Movers
+from mmalign_shapes.pretrain import video, video_vae
 from mmalign_shapes.pretrain.captioner import Shown, answer
 from mmalign_shapes.pretrain.data import World
 from mmalign_shapes.pretrain.generator import sample, tokenize
 from mmalign_shapes.pretrain.vae import decode, encode
+from mmalign_shapes.pretrain.video_vae import Videos
 from mmalign_shapes.prompts import ShapesPrompts
 from mmalign_shapes.rewards import CaptionOracle
 from mmalign_shapes.statements import TYPES
 
 SAMPLING = {"steps": 8, "guidance_scale": 2.0}
+VIDEO_SAMPLING: dict[str, Any] = {"steps": 8, "guidance_scale": 2.0}
 _BATCH = 64
 
 
@@ -70,6 +76,31 @@ def _described(model: Any, processor: Any, unseen: Shown, temperature: float) ->
         "hallucination": sum(not one.true for one in told) / max(1, len(told)),
         **false,
         **{name: means[name] for name in ("recall", "statements", "length")},
+    }
+
+
+@torch.no_grad()
+def measure_video(pipe: WanPipeline, unseen: Videos, seed: int) -> dict[str, Any]:
+    """How well the autoencoder keeps videos, and how good those of held-out captions are, by the oracle of videos."""
+    latents = video_vae.encode(pipe.vae, unseen.pixels)
+    kept = torch.cat([video_vae.decode(pipe.vae, chunk) for chunk in latents.split(_BATCH)])
+    claims = random.Random(seed).choices(moving_captions.captions("held-out"), k=len(unseen))
+    generator, texts = torch.Generator().manual_seed(seed), [moving_captions.say(claim) for claim in claims]
+    chunks = [texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH)]
+    made = torch.cat([video.sample(pipe, chunk, **VIDEO_SAMPLING, generator=generator) for chunk in chunks])
+    return {
+        "autoencoder": _rated(kept, unseen.captions),
+        "generator": _rated(made, claims),
+        "videos": len(unseen),
+        "sampling": VIDEO_SAMPLING,
+    }
+
+
+def _rated(videos: Tensor, claims: Sequence[Movers]) -> dict[str, float]:
+    """Means of the oracle's dimensions, and the share that it is unsure of."""
+    found = [moving_oracle.rate(one, claim) for one, claim in zip(videos, claims, strict=True)]
+    return {
+        name: sum(getattr(one, name) for one in found) / len(found) for name in (*moving_oracle.DIMENSIONS, "unsure")
     }
 
 

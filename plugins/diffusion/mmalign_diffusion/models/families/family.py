@@ -43,6 +43,16 @@ class Family(ABC):
         return getattr(self.pipe, self.denoiser).config
 
     @property
+    def denoisers(self) -> Mapping[str, Any]:
+        """Every denoiser, by the folder of its LoRA within that of the result; "" is that folder itself."""
+        return {"": getattr(self.pipe, self.denoiser)}
+
+    def network(self) -> nn.Module:
+        """What trains, as `predict` is given it."""
+        network: nn.Module = getattr(self.pipe, self.denoiser)
+        return network
+
+    @property
     def native_resolution(self) -> int:
         """Side in pixels of the pictures that the denoiser was made for."""
         size = self.config.sample_size
@@ -54,10 +64,15 @@ class Family(ABC):
         return int(self.pipe.vae_scale_factor)
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, ...]:
         """`(channels, height, width)` of the latents."""
         side = self.resolution // int(self.pipe.vae_scale_factor)
         return int(self.config.in_channels), side, side
+
+    @property
+    def tokens(self) -> int:
+        """How many places of a sample the denoiser sees."""
+        return (self.resolution // self.multiple) ** 2
 
     def timestep(self, t: Tensor) -> Tensor:
         """A path's time `[B]` as the denoiser wants it: noise levels in [0, 1] are counted in training steps."""
@@ -71,7 +86,7 @@ class Family(ABC):
 
     def shift(self, scheduler: Any) -> float | None:
         """How far larger pictures move the noise levels up, if the scheduler asks for it."""
-        settings, tokens = scheduler.config, (self.resolution // self.multiple) ** 2
+        settings, tokens = scheduler.config, self.tokens
         if not settings.use_dynamic_shifting:
             return None
         least, most = settings.base_image_seq_len, settings.max_image_seq_len

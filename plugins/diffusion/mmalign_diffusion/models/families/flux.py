@@ -25,7 +25,7 @@ class Flux(Family):
         return int(self.pipe.vae_scale_factor) * 2
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, ...]:
         """Unpacked: a token holds four latent pixels."""
         channels, height, width = super().latent_shape
         return channels // 4, height, width

@@ -1,0 +1,225 @@
+"""Small video pipelines of every family with random weights: classes and files as of the real ones, a thousandth of the size.
+
+Nothing is downloaded. They load through the code that loads the real ones, so a recipe can be rehearsed with them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from mmalign_diffusion.tiny import WIDTH, clip_encoder, clip_tokenizer, t5_encoder, t5_tokenizer
+
+SIDE, FRAMES = 32, 9
+"""Height and width of the videos in pixels, and how many frames they have."""
+
+
+def save(family: str, folder: Path, seed: int = 0) -> Path:
+    """Save the tiny pipeline of a family (a key of `TINY`) in `folder` and return it. Same seed, same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        TINY[family]().save_pretrained(folder)
+    return folder
+
+
+def umt5_encoder(vocabulary: int) -> UMT5EncoderModel:
+    """One layer."""
+    config = UMT5Config(vocab_size=vocabulary, d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=4)
+    return UMT5EncoderModel(config).eval()
+
+
+def wan_vae() -> AutoencoderKLWan:
+    """A fourth of the sides, and of the frames but the first."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[-0.3, 0.2, 0.0, 0.1],
+        latents_std=[0.5, 0.8, 1.1, 0.7],
+        scale_factor_spatial=4,
+        scale_factor_temporal=4,
+    ).eval()
+
+
+def wan_transformer(**settings: Any) -> WanTransformer3DModel:
+    """Two layers."""
+    return WanTransformer3DModel(
+        **{
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_dim": WIDTH,
+            "freq_dim": 16,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            **settings,
+        }
+    ).eval()
+
+
+def wan(experts: bool = False, expand_timesteps: bool = False) -> WanPipeline:
+    """Wan 2.1; with `experts` 2.2's pair, with `expand_timesteps` 2.2's model of 5B."""
+    tokenizer = t5_tokenizer()
+    return WanPipeline(
+        tokenizer,
+        umt5_encoder(len(tokenizer)),
+        wan_vae(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        wan_transformer(),
+        wan_transformer() if experts else None,
+        boundary_ratio=0.8 if experts else None,
+        expand_timesteps=expand_timesteps,
+    )
+
+
+def ltx(denoising_decoder: bool = False) -> LTXPipeline:
+    """LTX-Video, whose noise levels move up with the video's size; of 0.9.1 and later with a decoder that is told a time."""
+    tokenizer = t5_tokenizer()
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        timestep_conditioning=denoising_decoder,
+        patch_size=1,
+    ).eval()
+    vae.latents_mean.uniform_(-0.3, 0.3)
+    vae.latents_std.uniform_(0.5, 1.5)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        num_layers=2,
+        caption_channels=WIDTH,
+    ).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=64, shift_terminal=0.1
+    )
+    return LTXPipeline(scheduler, vae, t5_encoder(tokenizer), tokenizer, transformer)
+
+
+def cogvideox(rotary: bool = True, together: int | None = None) -> CogVideoXPipeline:
+    """CogVideoX of 5B; without `rotary` places of 2B, `together` latent frames a token in 1.5."""
+    tokenizer = t5_tokenizer()
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("CogVideoXDownBlock3D",) * 3,
+        up_block_types=("CogVideoXUpBlock3D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).eval()
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=WIDTH,
+        num_layers=2,
+        sample_height=SIDE // 4,
+        sample_width=SIDE // 4,
+        sample_frames=FRAMES,
+        patch_size_t=together,
+        patch_bias=together is None,
+        use_rotary_positional_embeddings=rotary,
+    ).eval()
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+    return CogVideoXPipeline(tokenizer, t5_encoder(tokenizer), vae, transformer, scheduler)
+
+
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a letter, and one a word of the text that HunyuanVideo puts around prompts."""
+    letters = [chr(code) for code in range(33, 127)]
+    words = [word for word, _ in Whitespace().pre_tokenize_str(DEFAULT_PROMPT_TEMPLATE["template"])]
+    tokens = dict.fromkeys(["<unk>", "<pad>", *letters, *(f"##{letter}" for letter in letters), *words])
+    made = Tokenizer(WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    made.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", padding_side="right", model_max_length=512
+    )
+
+
+def hunyuan() -> HunyuanVideoPipeline:
+    """HunyuanVideo, told the guidance."""
+    tokenizer, tokenizer_2 = llama_tokenizer(), clip_tokenizer()
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        rope_axes_dim=(4, 6, 6),
+    ).eval()
+    return HunyuanVideoPipeline(
+        LlamaModel(llama).eval(),
+        tokenizer,
+        transformer,
+        vae,
+        FlowMatchEulerDiscreteScheduler(shift=7.0),
+        clip_encoder(tokenizer_2),
+        tokenizer_2,
+    )
+
+
+TINY: Mapping[str, Callable[[], Any]] = {
+    "wan": wan,
+    "wan-experts": lambda: wan(experts=True),
+    "wan-5b": lambda: wan(expand_timesteps=True),
+    "ltx": ltx,
+    "ltx-denoising-decoder": lambda: ltx(denoising_decoder=True),
+    "cogvideox": cogvideox,
+    "cogvideox-2b": lambda: cogvideox(rotary=False),
+    "hunyuan": hunyuan,
+}
+"""Families of tiny pipelines by name. Load them with `height=32, width=32, frames=9`."""
