@@ -185,7 +185,7 @@ class Readable:
 
     def __getitem__(self, index: int) -> Row:
         row = self.rows[index]
-        cells = [one for cell in row.values() for one in (cell.images if isinstance(cell, Prompt) else (cell,))]
+        cells = [one for cell in row.values() for one in (shown(cell) if isinstance(cell, Prompt) else (cell,))]
         try:
             for cell in cells:
                 if isinstance(cell, Path | bytes):
@@ -193,6 +193,11 @@ class Readable:
         except UserError as error:
             raise BadRow(f"row {index + 1}: {error}") from None
         return row
+
+
+def shown(prompt: Prompt) -> list[Media]:
+    """A prompt's pictures, and the frames of its videos."""
+    return [*prompt.images, *(frame for video in prompt.videos for frame in video)]
 
 
 def seen(value: Media, look: Look) -> Any:

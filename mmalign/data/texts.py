@@ -5,7 +5,8 @@
     prompt, images                          prompts (text-prompts)
 
 Each of prompt, chosen, rejected and completion is a text, or a conversation: a list of `{"role", "content"}`. Without a
-`prompt`, what chosen and rejected begin with in common is the prompt. `image` holds one picture where `images` holds several.
+`prompt`, what chosen and rejected begin with in common is the prompt. `image` holds one picture where `images` holds several;
+`videos` holds videos, each a list of its frames.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def _prompt(asked: Any, row: Message, folder: Path) -> Prompt:
     images = tuple(_images(row, messages, folder))
     if (slots := sum(map(_slots, messages))) not in (0, len(images)):
         raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
-    return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
+    return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]), videos=_videos(row, folder))
 
 
 class TextScored(TextSamples):
@@ -167,7 +168,10 @@ def _answer(messages: Sequence[Message]) -> str:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(str(message["role"]) for message in messages) or "nothing"
         raise UserError(f"an answer must be one message of the assistant, this is {roles}")
-    return _said(messages[0])
+    said = _said(messages[0])
+    if not said.strip():
+        raise UserError("an answer is empty: write it, or leave the row out")
+    return said
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
@@ -198,6 +202,14 @@ def _images(row: Message, messages: Sequence[Message], folder: Path) -> Iterator
     one = row.get("image")
     for cell in cells if cells is not None else [one] if one is not None else []:
         yield medium(cell, folder)
+
+
+def _videos(row: Message, folder: Path) -> tuple[tuple[Media, ...], ...]:
+    """The row's videos, each as its frames."""
+    cells = row.get("videos") or []
+    if not all(isinstance(cell, list) for cell in cells):
+        raise UserError("`videos` holds a list of frames for each video: take the frames out of the file first")
+    return tuple(tuple(medium(frame, folder) for frame in cell) for cell in cells)
 
 
 def _users_before(messages: Sequence[Message]) -> list[int]:

@@ -4,7 +4,7 @@ transformers and peft are imported when a model is built, so that its options ca
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +145,7 @@ class VisionLanguageModel:
             eos_token_id=self.dialogue.ends,
             pad_token_id=self.dialogue.pad,
         )
-        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable)])
+        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable())])
         whole = self.base.generate(**asked, generation_config=plain, logits_processor=picker)
         return [self.dialogue.until_end(ids) for ids in whole[:, start:].tolist()]
 
@@ -200,8 +200,9 @@ class VisionLanguageModel:
             raise UserError(f"model {self.name} knows no token that ends an answer: set eos_token in its tokenizer")
         return found
 
-    def _unsayable(self, words: int) -> Tensor:
-        """Of a vocabulary of so many words the ids that are no answer."""
+    def _unsayable(self) -> Tensor:
+        """Ids that are no answer. A placeholder may lie beyond the words that the head knows."""
+        words = self.base.get_output_embeddings().weight.shape[0]
         ids = {*self.dialogue.placeholders.values(), *({self.dialogue.pad} - set(self.dialogue.ends))}
         return torch.tensor(sorted(one for one in ids if one < words), device=self.device)
 
@@ -236,14 +237,12 @@ class VisionLanguageModel:
 class _Picker:
     """Makes `generate`, which takes the likeliest token, take the one that `choose` says."""
 
-    def __init__(self, choose: Choose, start: int, never: Callable[[int], Tensor]):
+    def __init__(self, choose: Choose, start: int, never: Tensor):
         self.choose = choose
         self.start = start
         self.never = never
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: `[B, V]`. input_ids: the prompt and what was said."""
-        chosen = self.choose(
-            scores.index_fill(1, self.never(scores.shape[1]), -torch.inf), input_ids.shape[1] - self.start
-        )
+        chosen = self.choose(scores.index_fill(1, self.never, -torch.inf), input_ids.shape[1] - self.start)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
