@@ -181,10 +181,14 @@ def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
 
 
 def _said(message: Message) -> str:
-    """The text of a message, whose content is a text or a list of parts."""
+    """The text of a message, whose content is a text or a list of parts. Bytes that are no UTF-8 are a UserError."""
     if isinstance(message["content"], str):
-        return message["content"]
-    return "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
+        said = message["content"]
+    else:
+        said = "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
+    if any("\ud800" <= letter <= "\udfff" for letter in said):  # how a file's stray bytes are read
+        raise UserError(f"{ascii(said[:60])} is not UTF-8 text: save the file as UTF-8")
+    return said
 
 
 def _slots(message: Message) -> int:

@@ -1,5 +1,6 @@
 """Every family of vision-language models, on tiny checkpoints that are loaded as real ones are."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 from transformers.models.smolvlm import processing_smolvlm
 
+from mmalign.data.texts import TextPairs, TextPrompts
 from mmalign.errors import UserError
 from mmalign.processes.tokens import TokensPolicy
 from mmalign.records import Prompt, Turn
@@ -218,3 +220,11 @@ def test_odd_pictures(family: str, model: VisionLanguageModel) -> None:
     if "qwen" in family:
         with pytest.raises(UserError, match="prompt 'what' with 1 pictures and 0 videos is nothing that"):
             model.encode([stroke], [[60]])
+
+
+def test_videos_of_a_file_are_frames_beside_it(tmp_path: Path) -> None:
+    row = {"prompt": "what is this", "chosen": "a circle", "rejected": "no", "videos": [["1.png", "2.png"], ["3.png"]]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for read in (TextPairs, TextPrompts):
+        prompt = read(str(tmp_path / "rows.jsonl"))[0]["prompt"]
+        assert prompt.videos == ((tmp_path / "1.png", tmp_path / "2.png"), (tmp_path / "3.png",))
