@@ -187,7 +187,7 @@ def _said(message: Message) -> str:
     else:
         said = "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
     if any("\ud800" <= letter <= "\udfff" for letter in said):  # how a file's stray bytes are read
-        raise UserError(f"{ascii(said[:60])} is not UTF-8 text: save the file as UTF-8")
+        raise UserError(f"{said[:60]!a} is not UTF-8 text: save the file as UTF-8")
     return said
 
 
