@@ -54,12 +54,19 @@ class Prompt:
 
     text: the last thing that the user says. metadata: travels untouched from the data set to the rewards.
     images: what the user shows, before the first thing said. history: the turns before `text`.
+    videos: what the user shows after the images, each as its frames in order.
     """
 
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     images: Sequence[Media] = ()
     history: Sequence[Turn] = ()
+    videos: Sequence[Sequence[Media]] = ()
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """All that was said, `text` last."""
+        return [*self.history, Turn("user", self.text)]
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def media_in(row: Row) -> Iterator[Media]:
     """Every picture or video of a row, the masks and what prompts show included."""
     for cell in row.values():
         if isinstance(cell, Prompt):
-            yield from cell.images
+            yield from shown(cell)
         elif isinstance(cell, Masked):
             yield from (cell.media, cell.mask)
         else:
@@ -223,6 +223,11 @@ def blank(mask: Media, look: Look) -> bool:
     """Whether a mask leaves nothing."""
     pixels = mask if isinstance(mask, Tensor) else seen(mask, look)
     return isinstance(pixels, Tensor) and not pixels.any()
+
+
+def shown(prompt: Prompt) -> list[Media]:
+    """A prompt's pictures, and the frames of its videos."""
+    return [*prompt.images, *(frame for video in prompt.videos for frame in video)]
 
 
 def seen(value: Media, look: Look) -> Any:

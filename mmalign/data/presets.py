@@ -90,7 +90,7 @@ def _named_dimensions(row: Record) -> Record:
 PRESETS = {
     "mmalign": Preset(("prompt",), ("chosen", "rejected"), {}, _own_sides, _own_winner, kept=("scores", "strength")),
     "trl": Preset(
-        ("chosen", "rejected"), (), {}, _own_sides, kept=("images", "image", "scores", "strength"), texts=True
+        ("chosen", "rejected"), (), {}, _own_sides, kept=("images", "image", "videos", "scores", "strength"), texts=True
     ),
     "prompts": Preset(("prompt",)),
     "samples": Preset(("prompt",), ("sample",)),

@@ -5,7 +5,8 @@
     prompt, images                          prompts (text-prompts)
 
 Each of prompt, chosen, rejected and completion is a text, or a conversation: a list of `{"role", "content"}`. Without a
-`prompt`, what chosen and rejected begin with in common is the prompt. `image` holds one picture where `images` holds several.
+`prompt`, what chosen and rejected begin with in common is the prompt. `image` holds one picture where `images` holds several;
+`videos` holds videos, each a list of its frames.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def _prompt(asked: Any, row: Message, folder: Path) -> Prompt:
     images = tuple(_images(row, messages, folder))
     if (slots := sum(map(_slots, messages))) not in (0, len(images)):
         raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
-    return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]))
+    return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]), videos=_videos(row, folder))
 
 
 class TextScored(TextSamples):
@@ -187,10 +188,14 @@ def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
 
 
 def _said(message: Message) -> str:
-    """The text of a message, whose content is a text or a list of parts."""
+    """The text of a message, whose content is a text or a list of parts. Bytes that are no UTF-8 are a UserError."""
     if isinstance(message["content"], str):
-        return message["content"]
-    return "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
+        said = message["content"]
+    else:
+        said = "".join(str(part.get("text") or "") for part in message["content"] if part.get("type") != "image")
+    if any("\ud800" <= letter <= "\udfff" for letter in said):  # how a file's stray bytes are read
+        raise UserError(f"{said[:60]!a} is not UTF-8 text: save the file as UTF-8")
+    return said
 
 
 def _slots(message: Message) -> int:
@@ -208,6 +213,14 @@ def _images(row: Message, messages: Sequence[Message], folder: Path) -> Iterator
     one = row.get("image")
     for cell in cells if cells is not None else [one] if one is not None else []:
         yield medium(cell, folder)
+
+
+def _videos(row: Message, folder: Path) -> tuple[tuple[Media, ...], ...]:
+    """The row's videos, each as its frames."""
+    cells = row.get("videos") or []
+    if not all(isinstance(cell, list) for cell in cells):
+        raise UserError("`videos` holds a list of frames for each video: take the frames out of the file first")
+    return tuple(tuple(medium(frame, folder) for frame in cell) for cell in cells)
 
 
 def _users_before(messages: Sequence[Message]) -> list[int]:

@@ -249,7 +249,7 @@ def test_full_weights_train_the_language_model_beside_a_frozen_copy(
 
 def test_pictures_that_do_not_fit_their_placeholders(tmp_path: Path, prompts: list[Prompt]) -> None:
     save(tmp_path, patch_size=8)
-    with pytest.raises(UserError, match=r"keeps 8 tokens for pictures that have 32 features: patch_size"):
+    with pytest.raises(UserError, match=r"keeps 8 tokens for images that have 32 features: patch_size"):
         policy_of(build(tmp_path)).encode(prompts[:2], ANSWERS[:2], RNG)
 
 

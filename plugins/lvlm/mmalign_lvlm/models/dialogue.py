@@ -1,59 +1,76 @@
 """Prompts and answers as rows of token ids: chat template, placeholders of pictures, padding, truncation."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.errors import UserError
 from mmalign.processes.tokens import Encoded, Ids
 from mmalign.records import Prompt, Turn
 from mmalign_lvlm import pictures
+from mmalign_lvlm.models import rows
 
 _SHOWN = 60
+
+
+def writes_prompts(processor: Any) -> bool:
+    """Whether a processor writes prompts without a chat template and takes their answers as `suffix`, as PaliGemma's does."""
+    return callable(processor) and "suffix" in inspect.signature(processor).parameters
 
 
 class Dialogue:
     """What a processor makes of prompts and answers, on the CPU.
 
     placeholder: the id that stands for one image feature. ends: ids that end an answer.
-    limit: the most tokens that a row may have, or None.
+    limit: the most tokens that a row may have, or None. longest_prompt: the most that a prompt may have, or None; what was
+        said first is cut off longer ones.
     """
 
-    def __init__(self, processor: Any, placeholder: int, ends: Sequence[int], limit: int | None):
+    def __init__(
+        self,
+        processor: Any,
+        placeholder: int,
+        ends: Sequence[int],
+        limit: int | None,
+        longest_prompt: int | None = None,
+    ):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.placeholder = placeholder
         self.ends = list(ends)
         self.limit = limit
+        self.longest_prompt = longest_prompt
         pad = self.tokenizer.pad_token_id
         self.pad: int = self.ends[0] if pad is None else pad
+        self._plain = writes_prompts(processor) and not processor.chat_template
+        self._videos = all(getattr(processor, name, None) for name in ("video_processor", "video_token"))
+
+    @cached_property
+    def placeholders(self) -> dict[str, int]:
+        """Tokens that stand for pictures and videos, or stand around them, which nobody says; with their ids."""
+        kinds = [kind for kind in ("image", "video", "audio") if getattr(self.processor, f"{kind}_token", None)]
+        ids = {one for kind in kinds for one in getattr(self.processor, f"{kind}_token_ids", ()) if one is not None}
+        found = {self.tokenizer.convert_ids_to_tokens(one): one for one in sorted({*ids, self.placeholder})}
+        vocabulary = self.tokenizer.get_vocab() if kinds else {}
+        tokens = [getattr(self.processor, f"{kind}_token") for kind in kinds]
+        return {**found, **{token: vocabulary[token] for token in tokens if token in vocabulary}}
 
     def asked(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Prompts up to where the answer begins, padded on the left: ids, attention mask, pixels and what else there is."""
-        texts = [self._rendered(prompt) for prompt in prompts]
-        images = [pictures.read(image) for prompt in prompts for image in prompt.images]
-        bos = self.tokenizer.bos_token
-        batch = self.processor(
-            text=texts,
-            images=images or None,
-            padding=True,
-            padding_side="left",
-            # Some templates write the token that begins a text, others leave it to the tokenizer.
-            add_special_tokens=not (bos and texts and texts[0].startswith(bos)),
-            return_tensors="pt",
-        )
-        return dict(batch)
+        return rows.joined(self._each(prompts), self.pad, left=True)
 
     def tokenize(self, prompt: Prompt, text: str) -> list[int]:
         """The ids of an answer as the template writes it, and of its end."""
         ids: list[int] = self.tokenizer(self._answered(prompt, text), add_special_tokens=False)["input_ids"]
-        if self.placeholder in ids:
-            raise UserError(
-                f"the answer '{text[:_SHOWN]}' holds {self._token}, which stands for a picture: take it out"
-            )
+        for token, one in self.placeholders.items():
+            if one in ids:
+                raise UserError(f"the answer '{text[:_SHOWN]}' holds {token}, which stands for a picture: take it out")
         return ids if ids and ids[-1] in self.ends else [*ids, self.ends[0]]
 
     def tokens_at(self, prompt: Prompt, text: str, ends: Sequence[int]) -> list[int]:
@@ -77,29 +94,19 @@ class Dialogue:
         return [max(i for i, start in enumerate(begun) if i == 0 or start < end + moved) for end in ends]
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
-        """Prompts and answers in one row each, padded on the right. Too long an answer is cut, a prompt never is."""
-        batch = self.asked(prompts)
-        kept = batch["attention_mask"].bool()
-        told = kept.sum(dim=1).tolist()
+        """Prompts and answers in one row each, padded on the right. Too long an answer is cut at its end."""
+        asked = self._each(prompts)
+        told = [row["input_ids"].shape[1] for row in asked]
         said = [
-            torch.tensor(list(response[: self.room(prompt, ids, length)]), dtype=torch.long)
-            for prompt, ids, length, response in zip(prompts, batch["input_ids"], told, responses, strict=True)
+            response[: self.room(prompt, row["input_ids"], length)]
+            for prompt, row, length, response in zip(prompts, asked, told, responses, strict=True)
         ]
-        tails: Mapping[str, list[Tensor]] = {
-            "input_ids": said,
-            "attention_mask": [torch.ones_like(one) for one in said],
-        }
-        nothing = [torch.zeros_like(one) for one in said]
-        inputs = {
-            name: _rows(value, kept, tails.get(name, nothing), self.pad if name == "input_ids" else 0)
-            if value.shape == kept.shape
-            else value
-            for name, value in batch.items()
-        }
-        width = inputs["input_ids"].shape[1]
+        types = int(writes_prompts(self.processor))
+        pairs = zip(asked, said, strict=True)
+        inputs = rows.joined([rows.followed(row, one, types) for row, one in pairs], self.pad)
         # From lengths and not from ids, for the padding may be the very token that ends an answer.
         ends = torch.tensor([length + len(one) for length, one in zip(told, said, strict=True)])
-        places = torch.arange(width)
+        places = torch.arange(inputs["input_ids"].shape[1])
         mask = (places >= torch.tensor(told)[:, None]) & (places < ends[:, None])
         return Encoded(inputs, inputs["input_ids"], mask.long())
 
@@ -129,37 +136,109 @@ class Dialogue:
         texts = (self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in responses)
         return [text.strip() for text in texts]
 
-    @property
-    def _token(self) -> str:
-        token: str = self.tokenizer.convert_ids_to_tokens(self.placeholder)
-        return token
+    # ---- inside
+
+    def _each(self, prompts: Sequence[Prompt]) -> list[rows.Row]:
+        """Each prompt on its own, so that none changes another. The sides of a pair share one, which is made once."""
+        made = {id(prompt): self._fitting(prompt) for prompt in {id(one): one for one in prompts}.values()}
+        return [made[id(prompt)] for prompt in prompts]
+
+    def _fitting(self, prompt: Prompt) -> rows.Row:
+        """The row of a prompt. Too long a one loses the words that were said first, never a token of the template."""
+        row = self._row(prompt)
+        if self.longest_prompt is None:
+            return row
+        needed, turns = row["input_ids"].shape[1], list(prompt.turns)
+        while (over := row["input_ids"].shape[1] - self.longest_prompt) > 0:
+            first = next((i for i, turn in enumerate(turns) if turn.text), None)
+            if first is None:
+                shown = int((row["input_ids"] == self.placeholder).sum())
+                raise UserError(
+                    f"prompt '{prompt.text[:_SHOWN]}' takes {needed} tokens, {shown} of them for pictures, which are "
+                    f"never cut, and {row['input_ids'].shape[1]} without a word, but model.max_prompt_length is "
+                    f"{self.longest_prompt}: set it to more than that"
+                )
+            turns[first] = replace(turns[first], text=self._without(turns[first].text, over))
+            row = self._row(replace(prompt, text=turns[-1].text, history=turns[:-1]))
+        return row
+
+    def _without(self, text: str, count: int) -> str:
+        """A text less its first `count` tokens, or less all."""
+        rest: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"][count:]
+        # What begins with half a letter is decoded with the sign for that.
+        kept: str = self.tokenizer.decode(rest).lstrip("\N{REPLACEMENT CHARACTER}")
+        return kept if len(kept) < len(text) else ""
+
+    def _row(self, prompt: Prompt) -> rows.Row:
+        """What the processor makes of one prompt."""
+        text, bos = self._rendered(prompt), self.tokenizer.bos_token
+        try:
+            batch = self.processor(
+                text=[text],
+                # Some templates write the token that begins a text, others leave it to the tokenizer.
+                add_special_tokens=not (bos and text.startswith(bos)),
+                return_tensors="pt",
+                **self._media(prompt),
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"prompt '{prompt.text[:_SHOWN]}' with {len(prompt.images)} pictures and {len(prompt.videos)} videos is "
+                f"nothing that this model's processor takes ({str(error).strip()}): change its row or leave it out"
+            ) from None
+        # No answer is part of it, so that there is nothing to label.
+        return {name: value for name, value in batch.items() if name != "labels"}
+
+    def _media(self, prompt: Prompt) -> dict[str, Any]:
+        """Pictures and videos as arguments of a processor; frames are pictures to one that has no videos."""
+        images = [pictures.read(one) for one in prompt.images]
+        videos = [pictures.frames(one) for one in prompt.videos]
+        if not self._videos:
+            images, videos = [*images, *(frame for video in videos for frame in video)], []
+        shown: dict[str, Any] = {"images": [images]} if images else {}
+        if videos:
+            # All frames that were given are used; they are as far apart as the model's own sampling leaves them.
+            rate = getattr(self.processor.video_processor, "fps", None) or 1
+            times = [
+                {"fps": rate, "total_num_frames": len(one), "frames_indices": list(range(len(one)))} for one in videos
+            ]
+            shown["videos"] = [np.stack([np.asarray(frame) for frame in video]) for video in videos]
+            shown["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": times}
+        return shown
 
     def _answered(self, prompt: Prompt, text: str) -> str:
         """An answer as the template writes it, with its end if it writes one."""
+        if self._plain:
+            return text
         asked, whole = self._rendered(prompt), self._rendered(prompt, text)
         return whole.removeprefix(asked).rstrip() if whole.startswith(asked) else text
 
     def _rendered(self, prompt: Prompt, answer: str | None = None) -> str:
         """The chat template's text; without an answer it ends where the answer begins."""
-        turns = [*prompt.history, Turn("user", prompt.text)]
-        if any(self._token in turn.text for turn in turns):
-            raise UserError(
-                f"prompt '{prompt.text[:_SHOWN]}' holds {self._token}, which stands for a picture: take it out of the "
-                "text; pictures go to the column `images` and are shown before the first thing said"
-            )
+        turns = list(prompt.turns)
+        for token in self.placeholders:
+            if any(token in turn.text for turn in turns):
+                raise UserError(
+                    f"prompt '{prompt.text[:_SHOWN]}' holds {token}, which stands for a picture: take it out of the "
+                    "text; pictures go to the column `images` and are shown before the first thing said"
+                )
+        frames = 0 if self._videos else sum(len(video) for video in prompt.videos)
+        shown = ["image"] * (len(prompt.images) + frames) + ["video"] * (len(prompt.videos) if self._videos else 0)
+        if self._plain:
+            return self._unwritten(prompt, len(shown))
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
-        messages = [_message(turn, len(prompt.images) if i == first else 0) for i, turn in enumerate(turns)]
-        messages += [] if answer is None else [_message(Turn("assistant", answer), 0)]
+        messages = [_message(turn, shown if i == first else ()) for i, turn in enumerate(turns)]
+        messages += [] if answer is None else [_message(Turn("assistant", answer), ())]
         text: str = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
         return text
 
+    def _unwritten(self, prompt: Prompt, shown: int) -> str:
+        """A prompt for a processor that writes the rest itself."""
+        if prompt.history or not shown:
+            what = "takes one question and nothing said before it" if prompt.history else "answers only about pictures"
+            raise UserError(f"prompt '{prompt.text[:_SHOWN]}': this model {what}: change its row or leave it out")
+        text: str = self.processor.image_token * shown + prompt.text
+        return text
 
-def _message(turn: Turn, images: int) -> dict[str, Any]:
-    shown: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
-    return {"role": turn.role, "content": [*shown, {"type": "text", "text": turn.text}]}
 
-
-def _rows(values: Tensor, kept: Tensor, tails: Sequence[Tensor], pad: int) -> Tensor:
-    """`[B, T]`: of each row what is kept, then its tail, padded on the right."""
-    rows = [torch.cat([row[keep], tail]) for row, keep, tail in zip(values, kept, tails, strict=True)]
-    return pad_sequence(rows, batch_first=True, padding_value=pad)
+def _message(turn: Turn, shown: Sequence[str]) -> dict[str, Any]:
+    return {"role": turn.role, "content": [*({"type": kind} for kind in shown), {"type": "text", "text": turn.text}]}

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.errors import UserError
 from mmalign.locations import locate
+from mmalign_lvlm.models.dialogue import writes_prompts
 
 
 def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -22,6 +23,8 @@ def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         processor = AutoProcessor.from_pretrained(place)
         model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
+    except ImportError as error:  # a processor that needs a package which transformers does not
+        raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
     _check_layout(path, model, processor)
@@ -45,7 +48,7 @@ def _check_layout(path: str, model: Any, processor: Any) -> None:
         raise UserError(
             f"model {path}: its processor does not handle pictures; preprocessor_config.json may be missing"
         )
-    if not processor.chat_template:
+    if not processor.chat_template and not writes_prompts(processor):
         raise UserError(f"model {path}: its processor has no chat template; add chat_template.jinja to the folder")
     if not hasattr(model.config, "image_token_id") or not hasattr(model.model, "get_image_features"):
         raise UserError(f"model {path} is a {type(model).__name__}, which keeps no placeholder tokens for pictures")

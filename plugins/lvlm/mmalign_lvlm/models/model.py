@@ -3,6 +3,7 @@
 transformers and peft are imported when a model is built, so that its options can be read without them.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,8 @@ from mmalign.records import Prompt
 from mmalign_lvlm.models.lora import Lora
 
 _LORA = Lora()
+_PIXELS = {"pixel_values": "image", "pixel_values_videos": "video"}
+"""What processors name pixels, and what the model calls that which they show."""
 
 
 class LastHidden(nn.Module):
@@ -35,14 +38,19 @@ class LastHidden(nn.Module):
 
 
 class VisionLanguageModel:
-    """A model that answers in words to pictures and words: LLaVA and what is laid out like it.
+    """A model that answers in words to pictures, videos and words: LLaVA and all that keeps placeholder tokens for features.
+
+    LLaVA 1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL (as transformers has it), SmolVLM,
+    Idefics3 and PaliGemma are tried. Frames of a video go to the processor's own video input, or are several pictures.
 
     path: folder, hub id, or `package:relative/path` in an installed package.
     dtype: of the frozen weights. What trains is float32.
     adapter: LoRA in the language model; None trains all of that and keeps a frozen copy as reference. The vision tower and
-        its projector stay frozen.
+        its projector stay frozen, unless the adapter says `vision`.
     max_length: the most tokens that prompt and answer may have together; None is what the model was made for. Longer
         answers are cut and then have no end; a prompt that leaves no room is an error.
+    max_prompt_length: the most tokens that a prompt may have; longer ones lose the words that were said first, never a
+        token of a picture or of the chat template. None never cuts a prompt.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class VisionLanguageModel:
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         adapter: Lora | None = _LORA,
         max_length: PositiveInt | None = None,
+        max_prompt_length: PositiveInt | None = None,
     ):
         from mmalign_lvlm.models.dialogue import Dialogue
         from mmalign_lvlm.models.loading import load
@@ -63,10 +72,11 @@ class VisionLanguageModel:
         self.base.eval()
         config = self.base.config
         limits = [n for n in (max_length, getattr(config.get_text_config(), "max_position_embeddings", None)) if n]
-        self.dialogue = Dialogue(self.processor, config.image_token_id, self._ends(), min(limits, default=None))
+        most = min(limits, default=None)
+        self.dialogue = Dialogue(self.processor, config.image_token_id, self._ends(), most, max_prompt_length)
         self.weights = weights_of(self.base, adapter, frozen)
         self.network: nn.Module = LastHidden(self.base)
-        self._features_match = False
+        self._matched: set[str] = set()
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +117,9 @@ class VisionLanguageModel:
         """Logits `[N, V]`."""
         head = self.base.get_output_embeddings()
         logits: Tensor = head(hidden.to(head.weight.dtype))
-        return logits
+        # Gemma 2, on which PaliGemma 2 builds, bounds its logits.
+        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     # ---- samples
 
@@ -133,7 +145,7 @@ class VisionLanguageModel:
             eos_token_id=self.dialogue.ends,
             pad_token_id=self.dialogue.pad,
         )
-        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable().to(self.device))])
+        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable())])
         whole = self.base.generate(**asked, generation_config=plain, logits_processor=picker)
         return [self.dialogue.until_end(ids) for ids in whole[:, start:].tolist()]
 
@@ -189,35 +201,37 @@ class VisionLanguageModel:
         return found
 
     def _unsayable(self) -> Tensor:
-        config = self.base.config
-        ids = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-        ids |= {self.dialogue.pad} - set(self.dialogue.ends)
-        return torch.tensor(sorted(one for one in ids if one is not None))
+        """Ids that are no answer. A placeholder may lie beyond the words that the head knows."""
+        words = self.base.get_output_embeddings().weight.shape[0]
+        ids = {*self.dialogue.placeholders.values(), *({self.dialogue.pad} - set(self.dialogue.ends))}
+        return torch.tensor(sorted(one for one in ids if one < words), device=self.device)
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On the model's device, pixels in the model's precision, and checked once that pictures fit."""
-        dtype = self.base.dtype
+        """On the model's device, pixels in the model's precision, and checked once that pictures and videos fit."""
         placed = {
-            name: value.to(self.device, dtype if value.is_floating_point() else None) for name, value in inputs.items()
+            name: value.to(self.device, self.base.dtype if name in _PIXELS else None) for name, value in inputs.items()
         }
-        if not self._features_match and "pixel_values" in placed:
-            self._check_features(placed)
+        for name in _PIXELS.keys() & placed.keys() - self._matched:
+            self._check_features(placed, _PIXELS[name])
+            self._matched.add(name)
         return placed
 
     @torch.no_grad()
-    def _check_features(self, inputs: Mapping[str, Tensor]) -> None:
-        """As many placeholders as image features, or every row would be read in the wrong place."""
-        shown = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
-        found = self.base.model.get_image_features(**shown, return_dict=True).pooler_output
+    def _check_features(self, inputs: Mapping[str, Tensor], kind: str) -> None:
+        """As many placeholders as features, or every row would be read in the wrong place."""
+        read = getattr(self.base.model, f"get_{kind}_features")
+        takes = inspect.signature(read).parameters
+        shown = {name: value for name, value in inputs.items() if name in takes}
+        found = read(**shown, return_dict=True).pooler_output
         features = sum(one.shape[:-1].numel() for one in found)
-        placeholders = int((inputs["input_ids"] == self.dialogue.placeholder).sum())
+        placeholder = getattr(self.base.config, f"{kind}_token_id")
+        placeholders = int((inputs["input_ids"] == placeholder).sum())
         if features != placeholders:
             raise UserError(
-                f"model {self.name}: its processor keeps {placeholders} tokens for pictures that have {features} "
-                "features: patch_size, vision_feature_select_strategy and num_additional_image_tokens in "
-                "processor_config.json must fit the model's config.json"
+                f"model {self.name}: its processor keeps {placeholders} tokens for {kind}s that have {features} "
+                "features: patch_size, vision_feature_select_strategy, num_additional_image_tokens or what else the "
+                "processor counts by in processor_config.json must fit the model's config.json"
             )
-        self._features_match = True
 
 
 class _Picker:

@@ -23,7 +23,7 @@ def weights_of(base: Any, adapter: Lora | None, dtype: torch.dtype) -> "Weights"
 
 
 class Weights(ABC):
-    """What trains in `base`. The vision tower and its projector never do."""
+    """What trains in `base`. The vision tower and its projector do only where an adapter says so."""
 
     def __init__(self, base: Any):
         self.base = base
@@ -134,10 +134,11 @@ class FullWeights(Weights):
 
 def _peft_config(base: Any, lora: Lora) -> LoraConfig:
     language = next(name for name, module in base.named_modules() if module is base.get_decoder())
+    place = "" if lora.vision else rf"{re.escape(language)}\."
     targets = "|".join(re.escape(name) for name in lora.target_modules)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
-        target_modules=rf"{re.escape(language)}\.(.*\.)?({targets})",
+        target_modules=rf"{place}(.*\.)?({targets})",
         lora_dropout=lora.dropout,
     )
