@@ -17,7 +17,7 @@ from typing import Any
 from mmalign import environment
 from mmalign.builtin.files import read_rows, to_json, write, write_rows
 from mmalign.collection import ChosenCollection, resolved
-from mmalign.console import say, track
+from mmalign.console import track
 from mmalign.data.check import Readable
 from mmalign.data.media import stored
 from mmalign.document import dump, read
@@ -99,7 +99,6 @@ def collect(chosen: ChosenCollection, resume: bool = False) -> Path:
     folder = chosen.folder
     _check(chosen, resume)
     if (folder / RESULT).is_file():
-        say(f"{chosen.config.name}: done before")
         return folder
     collector = built(chosen)
     folder.mkdir(parents=True, exist_ok=True)

@@ -94,9 +94,15 @@ def collect(
     chosen = collection.choose(document, loaded(ctx, document.config.plugins, file.parent))
 
     from mmalign import collecting
+    from mmalign.engine import agreed
 
-    folder = collecting.collect(chosen, resume)
-    summary = collecting.summary(folder)
+    folder = agreed(lambda: collecting.collect(chosen, resume))
+    if os.environ.get("RANK", "0") == "0":
+        _say_collected(folder, collecting.summary(folder), as_json)
+
+
+def _say_collected(folder: Path, summary: Mapping[str, Any], as_json: bool) -> None:
+    """Labels by kind, counts, and what it has cost."""
     if as_json:
         say_json(summary)
         return

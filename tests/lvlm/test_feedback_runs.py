@@ -118,11 +118,11 @@ name: feedback
 folder: {folder}/runs
 model: {{type: vlm, path: {llava}, adapter: {{rank: 4}}}}
 data: {{type: shapes-images, size: 6}}
-sampling: {{max_new_tokens: 6}}
 stages:
   - name: collect
     judge: {{type: vlm, path: {llava}, template: "is this {{fact}}"}}
     facts: shapes-oracle
+    sampling: {{max_new_tokens: 6}}
     collect: {{samples_per_prompt: 2, batch_size: 5}}
   - name: reward
     model:
@@ -132,7 +132,6 @@ stages:
       heads: {{names: [existence], classes: [absent, faithful, hallucinated]}}
     data: {{type: text-segments, path: "${{stages.collect.segments}}"}}
     objective: segment-classification
-    sampling: {{}}
     trainer: {{steps: 2, batch_size: 2, learning_rate: 1.0e-3}}
 """
 

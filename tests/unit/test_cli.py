@@ -13,7 +13,20 @@ from typer.testing import CliRunner
 from mmalign import __version__
 from mmalign.cli import app
 
-VERBS = ["train", "plan", "sample", "score", "evaluate", "report", "list", "describe", "plugins", "data", "config"]
+VERBS = [
+    "train",
+    "plan",
+    "collect",
+    "sample",
+    "score",
+    "evaluate",
+    "report",
+    "list",
+    "describe",
+    "plugins",
+    "data",
+    "config",
+]
 
 TINY = '''
 """A plugin in a file: a model family and a reward that build nothing."""
