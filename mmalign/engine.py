@@ -70,10 +70,11 @@ class Engine:
         if not parameters:
             raise UserError("nothing trains: the model has no parameter with gradient; give it an adapter")
         self.parameters = parameters
-        optimizer = _optimizer(self.trainer, parameters)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, self.trainer))
-        policy.network, self.optimizer = self.accelerator.prepare(policy.network, optimizer)
-        self.schedule = schedule
+        # The optimiser itself: accelerate's wrapper serves precisions and sharding that are not offered here, and its every
+        # step searches all of `sys.path` for a package.
+        self.optimizer = _optimizer(self.trainer, parameters)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(rate, self.trainer))
+        policy.network = self.accelerator.prepare(policy.network)
         self._network: nn.Module = policy.network
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
@@ -95,7 +96,7 @@ class Engine:
         """
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)
         metrics = self.mean({"loss": loss.detach(), "grad_norm": torch.as_tensor(grad_norm)})
-        finite = all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+        finite = all(map(math.isfinite, metrics.values()))
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
