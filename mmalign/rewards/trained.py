@@ -42,17 +42,23 @@ class RewardModel:
 
 def load(path: str) -> Any:
     """The model that scores which `save` and `mmalign.yaml` describe in the `model` folder of a run."""
+    folder, policy = built(path, "scoring")
+    policy.load(folder)
+    return policy
+
+
+def built(path: str, capability: str) -> tuple[Path, Any]:
+    """A run's `model` folder and the policy that `mmalign.yaml` in it describes, as it was before the run trained it."""
     folder = Path(locate(path))
     written = folder / "mmalign.yaml"
     if not written.is_file():
-        raise UserError(f"{folder} holds no mmalign.yaml: name the `model` folder of a run that trained a reward model")
+        raise UserError(f"{folder} holds no mmalign.yaml: name the `model` folder of a run")
     plain = read(written)
     found = plugins.load(plain["plugins"])
     model = dict(plain["model"])
     spec = found.catalogue.find("model", model.pop("type")).spec
     process = process_class(spec.process)
-    if "scoring" not in process.offers:
-        raise UserError(f"{folder} holds a model of type '{spec.name}', which makes samples and scores none")
-    policy = process(spec.load()(**options.parsed(spec, model)), process.Sampling(**plain["sampling"]))
-    policy.load(folder)
-    return policy
+    if capability not in process.offers:
+        offers = ", ".join(sorted(process.offers))
+        raise UserError(f"{folder} holds a model of type '{spec.name}', which offers {offers}, but not {capability}")
+    return folder, process(spec.load()(**options.parsed(spec, model)), process.Sampling(**plain["sampling"]))

@@ -7,11 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mmalign.document import dump
 from mmalign.errors import UserError
 from mmalign.processes.scoring import ScoringPolicy
+from mmalign.processes.tokens import Sampling, TokensPolicy
 from mmalign.records import Prompt, Samples
+from mmalign_lvlm.rewards.critique import CritiquedReward
 from mmalign_lvlm.rewards.segments import SegmentLikelihood, SegmentReward
 from mmalign_lvlm.segments import split
+from tests.lvlm.conftest import build, perturbed
 from tests.lvlm.test_judge import CLASSES, judge, saved, trained
 
 KINDS = ("existence", "attribute", "relation")
@@ -117,3 +121,24 @@ def test_a_judge_that_is_told_what_is_true(llava: Path, prompts: list[Prompt]) -
     assert_close(found, expected)
     with pytest.raises(UserError, match="no column 'caption'"):
         informed.encode(prompts[:1], ["a circle"])
+
+
+def test_a_critique_is_written_and_then_scored(llava: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+    critic = TokensPolicy(perturbed(build(llava)), Sampling(max_new_tokens=5, temperature=1.0))
+    critic.save(tmp_path / "critic")
+    model = {"type": "vlm", "path": str(llava), "adapter": {"rank": 4}}
+    dump({"plugins": [], "model": model, "sampling": {"max_new_tokens": 5}}, tmp_path / "critic" / "mmalign.yaml")
+    scorer = trained(judge(llava, "quality"))
+    path = saved(scorer, llava, tmp_path / "scorer")
+    reward = CritiquedReward(str(tmp_path / "critic"), path, ask="{prompt} a {answer} is this")
+    samples = Samples(prompts[:2], ["a red circle", "no"])
+    asked = [
+        Prompt(f"what is this a {text} is this", images=p.images)
+        for p, text in zip(prompts, samples.made, strict=False)
+    ]
+    written = critic.likeliest(asked).responses
+    assert reward.critiques(samples) == written
+    texts = [f"{text}\nCritique: {critique}" for text, critique in zip(samples.made, written, strict=True)]
+    assert_close(reward(samples).values, scorer.scores(scorer.encode(prompts[:2], texts)).detach()[:, 0])
+    with pytest.raises(UserError, match="type 'vlm-reward', which offers scoring, but not likeliest"):
+        CritiquedReward(path, path)

@@ -15,7 +15,7 @@ from mmalign import options
 from mmalign.builtin.parts import mmalign_objectives
 from mmalign.parts import Parts
 from mmalign.processes import PROCESSES, process_class
-from mmalign.records import Experience, Prompt, Scores
+from mmalign.records import Experience, Prompt, Scores, Segment
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 
 SPECS = {spec.name: spec for spec in mmalign_objectives()}
@@ -53,6 +53,7 @@ def test_a_step_down_the_gradient_lowers_the_loss(name, process):
     made, batch = MADE[process]()
     batch |= {"sample": batch["chosen"], "label": [True, False, True], "score": [0.5, -1.0, 2.0]}
     batch |= {"consistency": [1.0, 0.75, 0.25]}
+    batch |= {"segments": [[Segment(0, 1, {"fact": label})] for label in ("accurate", "inaccurate", "accurate")]}
     batch = {column: batch[column] for column in SPECS[name].columns}  # no more than it says that it needs
     objective = options.bind_objective(SPECS[name], GIVEN.get(name, {}))
     found = objective.loss(**objective.terms(made, batch, rng()))

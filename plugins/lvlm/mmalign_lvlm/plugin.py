@@ -39,6 +39,7 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
     """Trained models of segments and of critiques, as rewards."""
     yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
     yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
+    yield RewardSpec("critiqued", "mmalign_lvlm.rewards.critique:CritiquedReward", paper="arXiv:2502.10391")
 
 
 @hookimpl
