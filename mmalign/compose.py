@@ -15,7 +15,8 @@ from mmalign.config import Config, Part, Rollouts
 from mmalign.document import Document
 from mmalign.errors import UserError
 from mmalign.faults import Fault
-from mmalign.parts import Judge, Parts, Source
+from mmalign.metrics import CheckedMetric
+from mmalign.parts import Judge, Metric, Parts, Source
 from mmalign.plugins import OFFERS, Offer, Plugins
 from mmalign.processes import process_class
 from mmalign.records import Prompt
@@ -52,6 +53,7 @@ class Chosen:
     judges: Sequence[Choice]
     prompts: Choice | None
     held_out: Choice | None
+    metrics: Sequence[Choice]
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -81,6 +83,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     objective = pick("objective", "objective", config.objective)
     rewards = [pick(f"rewards.{i}", "reward", part) for i, part in enumerate(config.rewards)]
     judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
+    metrics = [pick(f"evaluation.metrics.{i}", "metric", part) for i, part in enumerate(config.evaluation.metrics)]
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
     process = _process(plugins, config)
@@ -92,7 +95,8 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _unmeasurable(config, model, objective, held_out, process)
     if faults:
         raise document.refusal(faults)
-    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, held_out, process, sampling)
+    measures = (prompts, held_out, metrics)
+    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
 
@@ -105,8 +109,8 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    held_out = build_held_out(chosen)
-    return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, prompts, held_out)
+    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device))
+    return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, *measures)
 
 
 def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
@@ -123,7 +127,15 @@ def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
     optional = (chosen.prompts, chosen.held_out)
-    for choice in (chosen.model, chosen.data, chosen.objective, *chosen.rewards, *chosen.judges, *optional):
+    for choice in (
+        chosen.model,
+        chosen.data,
+        chosen.objective,
+        *chosen.rewards,
+        *chosen.judges,
+        *chosen.metrics,
+        *optional,
+    ):
         if choice is not None:
             _at(plain, choice.key).update(choice.options)
     plain["sampling"] = chosen.sampling
@@ -240,7 +252,7 @@ def _unmeasurable(
     """What cannot be evaluated."""
     if not makes_samples(process):
         remedy = "take evaluation.data, rows of which the objective's metrics are taken"
-        if config.evaluation.prompts or config.evaluation.rewards:
+        if config.evaluation.prompts or config.evaluation.rewards or config.evaluation.metrics:
             yield "evaluation", f"model '{model.offer.spec.name}' scores and makes no samples: {remedy}"
         if config.collect:
             yield "collect", f"model '{model.offer.spec.name}' scores and makes no samples, so it has none to pair"
@@ -291,6 +303,12 @@ def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str
         role = part.role or ("trained" if part.label in trained else "held-out")
         judges[part.label] = Judge(role, CheckedReward(part.label, _on(choice.build(), device)))
     return judges
+
+
+def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Metric]:
+    """What is counted over the evaluation's samples, by name."""
+    parts = zip(chosen.config.evaluation.metrics, chosen.metrics, strict=True)
+    return {part.label: CheckedMetric(part.label, _on(choice.build(), device)) for part, choice in parts}
 
 
 def build_objective(chosen: Chosen) -> Objective:

@@ -22,7 +22,13 @@ from mmalign import __version__, hookspecs
 from mmalign.errors import UserError, nearest
 from mmalign.specs import API_VERSION, Spec
 
-OFFERS = {"model": "models", "objective": "objectives", "reward": "rewards", "dataset": "datasets"}
+OFFERS = {
+    "model": "models",
+    "objective": "objectives",
+    "reward": "rewards",
+    "metric": "metrics",
+    "dataset": "datasets",
+}
 """Kind of part -> its plural, which is also the end of the hook's name."""
 
 HOMES = {

@@ -101,6 +101,15 @@ class RewardSpec(Spec):
 
 
 @dataclass(frozen=True)
+class MetricSpec(Spec):
+    """A benchmark's numbers. `build(**options)` returns a `mmalign.parts.Metric`: what is counted of each sample, and the
+    formulas of the sums.
+    """
+
+    kind: ClassVar[str] = "metric"
+
+
+@dataclass(frozen=True)
 class DataSpec(Spec):
     """A source of rows. `build(**options)` returns a sequence (`len`, `[i]`) of dicts with the named columns.
 

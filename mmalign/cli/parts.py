@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def list_parts(
     ctx: typer.Context,
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="models, objectives, rewards or datasets; all by default.")
+        str | None,
+        typer.Argument(metavar="KIND", help="models, objectives, rewards, metrics or datasets; all by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def list_parts(
 
 def describe(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, objective, reward or dataset.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, objective, reward, metric or dataset.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `mmalign list`.")],
     as_json: Json = False,
 ) -> None:
