@@ -4,11 +4,12 @@ __version__ = "0.1.0"
 
 from mmalign.errors import RunFailure, UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import API_VERSION, DataSpec, MetricSpec, ModelSpec, Objective, ObjectiveSpec, RewardSpec
+from mmalign.specs import API_VERSION, DataSpec, JudgeSpec, MetricSpec, ModelSpec, Objective, ObjectiveSpec, RewardSpec
 
 __all__ = [
     "API_VERSION",
     "DataSpec",
+    "JudgeSpec",
     "MetricSpec",
     "ModelSpec",
     "Objective",

@@ -54,6 +54,7 @@ class Chosen:
     prompts: Choice | None
     held_out: Choice | None
     metrics: Sequence[Choice]
+    judge: Choice | None
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -84,6 +85,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     rewards = [pick(f"rewards.{i}", "reward", part) for i, part in enumerate(config.rewards)]
     judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
     metrics = [pick(f"evaluation.metrics.{i}", "metric", part) for i, part in enumerate(config.evaluation.metrics)]
+    judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
     process = _process(plugins, config)
@@ -93,9 +95,11 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
         faults += _unmeasurable(config, model, objective, held_out, process)
+    if judge or config.evaluation.judge is None:
+        faults += _unjudged([choice for choice in metrics if choice], judge)
     if faults:
         raise document.refusal(faults)
-    measures = (prompts, held_out, metrics)
+    measures = (prompts, held_out, metrics, judge)
     chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
@@ -126,7 +130,7 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
 def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
-    optional = (chosen.prompts, chosen.held_out)
+    optional = (chosen.prompts, chosen.held_out, chosen.judge)
     for choice in (
         chosen.model,
         chosen.data,
@@ -261,6 +265,16 @@ def _unmeasurable(
         yield "evaluation.data", f"'{name}' needs rows with {_list(missing)}; '{held_out.offer.spec.name}' has {has}"
 
 
+def _unjudged(metrics: Sequence[Choice], judge: Choice | None) -> Iterator[Fault]:
+    """What metrics ask and nobody answers."""
+    for choice in metrics:
+        asks, name = choice.offer.spec.judge, choice.offer.spec.name
+        if asks and judge is None:
+            yield choice.key, f"'{name}' asks a judge for {_list(asks)}: name one under evaluation.judge"
+        elif judge and (missing := asks - judge.offer.spec.offers):
+            yield choice.key, f"'{name}' asks for {_list(missing)}, which judge '{judge.offer.spec.name}' does not give"
+
+
 def makes_samples(process: Any) -> bool:
     """Whether models of a process answer prompts."""
     return hasattr(process, "sample")
@@ -307,8 +321,13 @@ def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str
 
 def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Metric]:
     """What is counted over the evaluation's samples, by name."""
-    parts = zip(chosen.config.evaluation.metrics, chosen.metrics, strict=True)
-    return {part.label: CheckedMetric(part.label, _on(choice.build(), device)) for part, choice in parts}
+    asks = any(choice.offer.spec.judge for choice in chosen.metrics)
+    judge = _on(chosen.judge.build(), device) if chosen.judge and asks else None
+    metrics: dict[str, Metric] = {}
+    for part, choice in zip(chosen.config.evaluation.metrics, chosen.metrics, strict=True):
+        asked = judge if choice.offer.spec.judge else None
+        metrics[part.label] = CheckedMetric(part.label, _on(choice.build(), device), asked)
+    return metrics
 
 
 def build_objective(chosen: Chosen) -> Objective:

@@ -161,6 +161,8 @@ class Evaluation(Section):
     """What scores the samples."""
     metrics: list[NamedPart] = []
     """What is counted over all samples, as benchmarks do."""
+    judge: Part | None = None
+    """Who answers what metrics ask, where they do."""
     data: Part | None = None
     """Rows that are not trained on, of which the objective's own loss and metrics are taken."""
     batch_size: Count = 16

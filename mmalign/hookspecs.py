@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmalign.plugins import Catalogue
     from mmalign.records import Rollout, Samples, Scores
     from mmalign.run import Run
-    from mmalign.specs import DataSpec, MetricSpec, ModelSpec, ObjectiveSpec, RewardSpec
+    from mmalign.specs import DataSpec, JudgeSpec, MetricSpec, ModelSpec, ObjectiveSpec, RewardSpec
 
 hookspec = pluggy.HookspecMarker("mmalign")
 hookimpl = pluggy.HookimplMarker("mmalign")
@@ -85,6 +85,18 @@ def mmalign_datasets() -> Iterable["DataSpec"]:
         @hookimpl
         def mmalign_datasets():
             yield DataSpec("shapes-prompts", "mmalign_shapes.prompts:ShapesPrompts")
+    """
+
+
+@hookspec
+def mmalign_judges() -> Iterable["JudgeSpec"]:
+    """Judges of answers, for `mmalign collect`. Called once, when plugins are loaded. Since 1.
+
+    Example::
+
+        @hookimpl
+        def mmalign_judges():
+            yield JudgeSpec("oracle", "mmalign_shapes.judge:ShapesOracle")
     """
 
 
@@ -240,6 +252,21 @@ def mmalign_write_samples(samples: "Samples", folder: Path) -> Sequence[Path] | 
         @hookimpl
         def mmalign_write_samples(samples, folder):
             return write_pngs(samples.media, folder)
+    """
+
+
+@hookspec(firstresult=True)
+def mmalign_split(text: str) -> Sequence[tuple[int, int]] | None:
+    """Cut an answer into the pieces that feedback is given on, or return None to let others do it. Since 1.
+
+    Returns spans in their order, `text[start:end]` for each; none of a text that says nothing. What trains on feedback and
+    what rewards by it must cut alike.
+
+    Example::
+
+        @hookimpl
+        def mmalign_split(text):
+            return [match.span() for match in re.finditer(r"[^.]+", text)]
     """
 
 

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmalign.errors import UserError
-from mmalign.parts import Counts, Metric
+from mmalign.parts import Counts
 from mmalign.records import Samples
 
 
@@ -21,15 +22,17 @@ def f1(precision: float, recall: float) -> float:
 
 @dataclass(frozen=True)
 class CheckedMetric:
-    """A plugin's metric under its name in the config."""
+    """A plugin's metric under its name in the config. judge: what it asks, where it asks anybody."""
 
     name: str
-    metric: Metric
+    metric: Any
+    judge: Any = None
 
     def counts(self, samples: Samples) -> Sequence[Counts | None]:
         """As the metric counts. Raises UserError when it refuses the samples, or does not give one finite row a sample."""
         try:
-            rows = self.metric.counts(samples)
+            asked = () if self.judge is None else (self.judge,)
+            rows: Sequence[Counts | None] = self.metric.counts(samples, *asked)
         except UserError as error:
             raise UserError(f"metric '{self.name}': {error}") from error
         if len(rows) != len(samples):
@@ -44,4 +47,5 @@ class CheckedMetric:
 
     def numbers(self, sums: Counts) -> Counts:
         """The metric's formulas."""
-        return self.metric.numbers(sums)
+        numbers: Counts = self.metric.numbers(sums)
+        return numbers

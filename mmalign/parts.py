@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from mmalign.records import Prompt, Samples, Scores
+from mmalign.records import Answer, Fact, Prompt, Samples, Scores, Verdict
 from mmalign.specs import Objective
 
 Row = Mapping[str, Any]
@@ -68,6 +68,29 @@ class Reward(Protocol):
         ...
 
 
+class FactJudge(Protocol):
+    """What a judge of answers gives, or the half of it that its spec offers.
+
+    It may have `to(device)`, and `spent()`: what it has cost since it was built, numbers by name.
+    """
+
+    def facts(self, answers: Sequence[Answer]) -> Sequence[Sequence[Sequence[Fact] | None]]:
+        """By answer and by piece of it the facts that it claims; None where the judge could not tell."""
+        ...
+
+    def verify(self, questions: Sequence[tuple[Prompt, Fact]]) -> Sequence[Verdict]:
+        """Whether each fact is true of what its prompt shows."""
+        ...
+
+
+class Asks(Protocol):
+    """A judge that answers in words."""
+
+    def ask(self, prompts: Sequence[Prompt]) -> Sequence[str | None]:
+        """What it says to each prompt; None where it does not answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Judge:
     """A reward that evaluates. role: "trained" if the run optimises it, else "held-out"."""
@@ -88,7 +111,10 @@ class Metric(Protocol):
     """
 
     def counts(self, samples: Samples) -> Sequence[Counts | None]:
-        """What is counted of each of `B` samples; None where one could not be measured. Every count is finite."""
+        """What is counted of each of `B` samples; None where one could not be measured. Every count is finite.
+
+        A metric whose spec asks for a judge gets it as a second argument: `counts(samples, judge)`.
+        """
         ...
 
     def numbers(self, sums: Counts) -> Counts:

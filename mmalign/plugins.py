@@ -28,6 +28,7 @@ OFFERS = {
     "reward": "rewards",
     "metric": "metrics",
     "dataset": "datasets",
+    "judge": "judges",
 }
 """Kind of part -> its plural, which is also the end of the hook's name."""
 

@@ -142,6 +142,40 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What was said to a prompt, and the pieces of it that feedback is given on, `text[start:end]` for each of `spans`."""
+
+    prompt: Prompt
+    text: str
+    spans: Sequence[tuple[int, int]]
+
+
+FactKind = Literal["existence", "attribute", "relation"]
+"""What a fact is about: that a thing is there, what it is like, or how it stands to another."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that a piece of an answer claims, as a sentence that can be understood alone: "The circle is red."."""
+
+    kind: FactKind
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of a fact.
+
+    said: "yes" or "no"; "moot" where it is neither, such as the colour of a thing that is not there; "none" where the judge
+        gave no verdict, which never counts as yes or no.
+    p_yes: how likely "yes" was, where the judge tells.
+    """
+
+    said: Literal["yes", "no", "moot", "none"]
+    p_yes: float | None = None
+
+
+@dataclass(frozen=True)
 class Draw:
     """The shared randomness of a surrogate likelihood: times `t` `[B]` (in the path's units) and `noise` like the latents.
 

@@ -101,12 +101,15 @@ class RewardSpec(Spec):
 
 
 @dataclass(frozen=True)
-class MetricSpec(Spec):
-    """A benchmark's numbers. `build(**options)` returns a `mmalign.parts.Metric`: what is counted of each sample, and the
-    formulas of the sums.
+class JudgeSpec(Spec):
+    """A judge of answers. `build(**options)` returns what gives all that `offers` names (`mmalign.parts.FactJudge`).
+
+    offers: "facts", if it finds what an answer claims; "verdicts", if it says whether that is true of the pictures;
+        "answers", if it answers in words (`mmalign.parts.Asks`).
     """
 
-    kind: ClassVar[str] = "metric"
+    kind: ClassVar[str] = "judge"
+    offers: frozenset[str] = field(default=frozenset({"facts", "verdicts"}), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,15 @@ class DataSpec(Spec):
 
     kind: ClassVar[str] = "dataset"
     columns: frozenset[str] = field(default=frozenset({"prompt"}), kw_only=True)
+
+
+@dataclass(frozen=True)
+class MetricSpec(Spec):
+    """A benchmark's numbers. `build(**options)` returns a `mmalign.parts.Metric`: what is counted of each sample, and the
+    formulas of the sums.
+
+    judge: what it asks of `evaluation.judge`, as judges offer it, for example {"facts", "verdicts"}.
+    """
+
+    kind: ClassVar[str] = "metric"
+    judge: frozenset[str] = field(default=frozenset(), kw_only=True)

@@ -19,7 +19,9 @@ def list_parts(
     ctx: typer.Context,
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="models, objectives, rewards, metrics or datasets; all by default."),
+        typer.Argument(
+            metavar="KIND", help="models, objectives, rewards, metrics, datasets or judges; all by default."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +49,7 @@ def list_parts(
 
 def describe(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, objective, reward, metric or dataset.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, objective, reward, metric, dataset or judge.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `mmalign list`.")],
     as_json: Json = False,
 ) -> None:

@@ -12,11 +12,13 @@ from unit.test_builtin import Listener, Run
 
 from mmalign.builtin import evaluation, files
 from mmalign.builtin.evaluation import evaluate
-from mmalign.builtin.statistics import estimates, paired, paired_estimates, summary
+from mmalign.builtin.statistics import estimates, paired, paired_estimates, summary, summed
+from mmalign.compose import _unjudged, build_metrics
 from mmalign.config import Config, _contradictions
 from mmalign.errors import UserError
 from mmalign.metrics import CheckedMetric, f1, ratio
 from mmalign.records import Prompt, Samples
+from mmalign.specs import JudgeSpec, MetricSpec
 
 NUMBERS = st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=12)
 COUNTS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=3, max_size=12)
@@ -190,3 +192,50 @@ def test_metrics_need_prompts_and_names():
     (first, second) = faults(metrics=["pope", "pope"], prompts="p")
     assert first == ("evaluation.metrics.0", "2 metrics are called 'pope': give each a `name`")
     assert second[0] == "evaluation.metrics.1"
+
+
+# ---- a judge
+
+
+class Agrees:
+    """A metric that counts what its judge says."""
+
+    def counts(self, samples, judge):
+        return [{"yes": judge.ask([prompt])[0] == "yes", "asked": 1} for prompt in samples.prompts]
+
+    def numbers(self, sums):
+        return {"agreement": ratio(sums["yes"], sums["asked"])}
+
+
+class Echo:
+    """A judge that says what it is asked."""
+
+    def ask(self, prompts):
+        return [prompt.text for prompt in prompts]
+
+
+def picked(key, spec, built=None):
+    return SimpleNamespace(key=key, offer=SimpleNamespace(spec=spec), build=built)
+
+
+AGREES = picked("evaluation.metrics.0", MetricSpec("agrees", Agrees, judge=frozenset({"answers"})), Agrees)
+
+
+def test_a_metric_gets_the_judge_that_it_asks_for():
+    judge = picked("evaluation.judge", JudgeSpec("echo", Echo, offers=frozenset({"answers"})), Echo)
+    plain = picked("evaluation.metrics.1", MetricSpec("bright", Bright), Bright)
+    parts = [SimpleNamespace(label="agrees"), SimpleNamespace(label="bright")]
+    config = SimpleNamespace(evaluation=SimpleNamespace(metrics=parts))
+    found = build_metrics(SimpleNamespace(config=config, metrics=[AGREES, plain], judge=judge))
+    rows = found["agrees"].counts(Samples([Prompt("yes"), Prompt("no")], ["", ""]))
+    assert found["agrees"].numbers(summed(rows)) == {"agreement": 0.5}
+    assert found["bright"].judge is None
+    assert list(_unjudged([AGREES, plain], judge)) == []
+
+
+def test_a_metric_without_the_judge_that_it_asks_for_is_a_fault():
+    (fault,) = _unjudged([AGREES], None)
+    assert fault == ("evaluation.metrics.0", "'agrees' asks a judge for 'answers': name one under evaluation.judge")
+    other = picked("evaluation.judge", JudgeSpec("oracle", Echo))
+    (fault,) = _unjudged([AGREES], other)
+    assert fault[1] == "'agrees' asks for 'answers', which judge 'oracle' does not give"
