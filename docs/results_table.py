@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
 from docs.results_keys import key
 from mmalign import __version__
-from mmalign.builtin.files import read_rows, to_json, write
+from mmalign.builtin.files import to_json, write
 from mmalign.builtin.statistics import mean, standard_error
 from mmalign.document import read
 from mmalign.errors import UserError
@@ -87,8 +87,7 @@ class Claim(Recipe):
     paper: str = ""
     """What the paper reports, in words."""
     number: str
-    """Where it stands in evaluation.json, with dots: `rewards.oracle.difference.mean`, or below `held_out` in the last line of
-    held_out.jsonl; or a `DERIVED` number at the end."""
+    """Where it stands in evaluation.json, with dots: `rewards.oracle.difference.mean`; or a `DERIVED` number at the end."""
     stage: str = ""
     """Of a document with stages: which folder of the run holds the number, for example `1-ppo`."""
     than: Recipe | None = None
@@ -245,10 +244,10 @@ def train(root: Path, run: Run, name: str) -> Mapping[str, Any]:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """evaluation.json of a run folder, and the last line of its held_out.jsonl."""
-    file, held_out = folder / "evaluation.json", read_rows(folder / "held_out.jsonl")
-    evaluation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {**evaluation, **({"held_out": held_out[-1]} if held_out else {})}
+    """evaluation.json of a run folder; empty without one."""
+    file = folder / "evaluation.json"
+    evaluation: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return evaluation
 
 
 def update(results: Results, only: str | None = None, render: bool = False) -> list[str]:

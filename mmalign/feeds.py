@@ -3,6 +3,7 @@ and can go on where they stopped.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -305,4 +306,4 @@ def _placed(value: Any, device: torch.device) -> Any:
 def _placed_like(scores: Scores, like: Tensor) -> Scores:
     """Scores of the type and on the device of `like`."""
     units = None if scores.units is None else scores.units.to(like)
-    return Scores(scores.values.to(like), scores.dimensions, units)
+    return replace(scores, values=scores.values.to(like), units=units)

@@ -110,6 +110,10 @@ def batched(made: Sequence[Tensor] | Sequence[str]) -> Tensor | Sequence[str]:
     return torch.stack(pixels) if pixels else texts
 
 
+Spans = Sequence[Sequence[tuple[int, float]]]
+"""By sample, where segments of its text end, as counts of characters from its beginning, and what each of them earned."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a reward says of `B` samples.
@@ -118,11 +122,13 @@ class Scores:
     dimensions: named `[B]` tensors beside it, for example one a component. They are logged, never optimised.
     units: `[B, U]`, what of `values` was earned at which unit of a rollout; the rest of it belongs to the whole. None
         where the reward does not tell.
+    spans: the same by segments of texts: what of `values` each of them earned. The policy knows at which unit one ends.
     """
 
     values: Tensor
     dimensions: Mapping[str, Tensor] = field(default_factory=dict)
     units: Tensor | None = None
+    spans: Spans | None = None
 
 
 EVERY = "*"

@@ -1,12 +1,15 @@
 """The objective's own loss and metrics on rows that are not trained on: before, during and after training.
 
 held_out.jsonl       one line each time: step, loss and metrics
+evaluation.json      before against after, as {"held_out": {"n", "step", "metrics": {NAME: {"before", "after"}}}}
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from mmalign.builtin.files import read_rows, to_json, write
 from mmalign.builtin.trackers import Lines
 from mmalign.console import say
 from mmalign.hookspecs import hookimpl
@@ -63,6 +66,8 @@ def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
         if error is None and log.step != run.step:
             log.measure(run.step)
         log.close()
+        if error is None:
+            log.compare()
 
 
 class Log:
@@ -91,6 +96,20 @@ class Log:
         """Close the file, on the process that has it open."""
         if self.run.is_main:
             self.lines.close()
+
+    def compare(self) -> None:
+        """Put the first line and the last into `evaluation.json`, beside what else is there."""
+        rows, found = read_rows(self.run.folder / "held_out.jsonl"), self.run.folder / "evaluation.json"
+        if self.run.is_main and rows:
+            others = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
+            n = len(self.run.parts.held_out or ())
+            compared = {"n": n, "step": rows[-1]["step"], "metrics": before_and_after(rows)}
+            write(found, to_json({**others, "held_out": compared}, indent=2) + "\n")
+
+
+def before_and_after(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By metric its value in the first and in the last of the lines; None where no row could tell."""
+    return {name: {"before": rows[0].get(name), "after": after} for name, after in rows[-1].items() if name != "step"}
 
 
 def worded(metrics: Mapping[str, float]) -> str:

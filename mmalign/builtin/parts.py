@@ -62,6 +62,7 @@ _ON_SAMPLES = (
     ("superhf", _SAMPLES, _LIKELIHOOD | {"divergence"}, "arXiv:2310.16763"),
     ("spin", _SAMPLES, _LIKELIHOOD, "arXiv:2401.01335"),
     ("rwr", _SCORED, _LIKELIHOOD, "arXiv:2305.13301"),
+    ("fdpo", _SEGMENTS, _LIKELIHOOD | {"segments"}, "arXiv:2308.06394"),
     ("flow-rwr", _SCORED, _LIKELIHOOD, "arXiv:2501.13918"),
 )
 """What trains on single samples: name, columns, needs, paper."""

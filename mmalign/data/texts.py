@@ -9,6 +9,7 @@ Each of prompt, chosen, rejected and completion is a text, or a conversation: a 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
 
 Message = Mapping[str, Any]
+
+_READ = frozenset({"prompt", "chosen", "rejected", "completion", "messages", "images", "image"})
+"""Columns that rows are read from; what the others hold is the prompt's metadata."""
 
 
 class _Texts:
@@ -48,7 +52,8 @@ class _Texts:
         try:
             row = self._unfolded(self._table[index])
             read = self._read(row)
-            return {**read, "prompt": conditioned(read["prompt"], self._template, row)}
+            told = {name: cell for name, cell in row.items() if name not in _READ}
+            return {**read, "prompt": conditioned(replace(read["prompt"], metadata=told), self._template, row)}
         except UserError as error:
             raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
 

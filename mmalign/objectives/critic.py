@@ -43,11 +43,20 @@ def earned(parts: Parts, experience: Experience, beta: float, estimator: kl.Esti
     whiten: divide what the reward gave by its deviation over the buffer.
     """
     mask, scores = counted(experience), experience.scores
-    units = torch.zeros_like(mask) if scores.units is None else _as_wide(scores.units, mask)
+    units = _told(parts, experience, mask)
     rest = torch.where(scores.values.isfinite(), scores.values, 0) - units.sum(dim=1)
     given = units + maths.at_last(rest, mask)
     given = maths.whitened(given, mask, shift_mean=False) if whiten else given
     return given - beta * penalty.divergence(parts, experience, estimator) * mask if beta > 0 else given
+
+
+def _told(parts: Parts, experience: Experience, mask: Tensor) -> Tensor:
+    """What of the scores the reward gave to units, one by one or by the segments that end in them, `[N, U]`."""
+    scores = experience.scores
+    units = torch.zeros_like(mask) if scores.units is None else _as_wide(scores.units, mask)
+    if scores.spans is None:
+        return units
+    return units + torch.where(mask > 0, parts.policy.at_units(experience.rollout, scores.spans), 0)
 
 
 def _as_wide(units: Tensor, mask: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from mmalign.errors import UserError
 from mmalign.maths import changes
 from mmalign.maths.log_probs import token_divergence, token_log_probs
+from mmalign.processes import segments
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples
+from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Spans
 from mmalign.samplers.tokens import choose
 
 Ids = Sequence[int]
@@ -108,7 +109,16 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "exact-likelihood", "divergence", "changed-units", "rollouts", "likeliest", "values"}
+        {
+            "likelihood",
+            "exact-likelihood",
+            "divergence",
+            "changed-units",
+            "segments",
+            "rollouts",
+            "likeliest",
+            "values",
+        }
     )
     Sampling = _Sampling
 
@@ -211,6 +221,33 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         winners, losers = zip(*(changes.changed(*pair) for pair in pairs), strict=True)
         flags = [torch.tensor(flags, dtype=torch.float32) for flags in (*winners, *losers)]
         return pad_sequence(flags, batch_first=True).to(encoded.ids.device)
+
+    # ---- segments of what was said
+
+    def at_units(self, rollout: Rollout, spans: Spans) -> Tensor:
+        """What segments earned, each at the unit in which it ends, `[N, U]`; summed where several end in one.
+
+        What ends after all that was said counts at the last unit, so that nothing is lost.
+        """
+        found = torch.zeros_like(rollout.log_probs.values)
+        for row, ids, text, own in zip(found, rollout.units, rollout.samples.responses, spans, strict=True):
+            ends = segments.units_at([end for end, _ in own], self.model.decode, ids, text)
+            for unit, (_, earned) in zip(ends, own, strict=True):
+                row[unit] += earned
+        return found
+
+    def within(self, encoded: Encoded, media: Sequence[Media], spans: Sequence[Sequence[segments.Span]]) -> Tensor:
+        """Which units say something of which segment of their text, `[B, U, S]` of 0 and 1; S is the most that one has.
+
+        spans: where segments begin and end. Raises UserError where a text is not what its units say.
+        """
+        texts = [text_of(one) for one in media]
+        said = [row[mask.bool()].tolist() for row, mask in zip(encoded.ids, encoded.mask, strict=True)]
+        rows = [segments.within(own, self.model.decode, *row) for own, *row in zip(spans, said, texts, strict=True)]
+        found = torch.zeros(len(rows), max(map(len, said)), max(map(len, spans)), device=encoded.ids.device)
+        for row, own in zip(found, rows, strict=True):
+            row[: own.shape[0], : own.shape[1]] = own
+        return found
 
     # ---- inside
 

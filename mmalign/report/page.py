@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mmalign.builtin.held_out import before_and_after
 from mmalign.builtin.statistics import direction, summary
 from mmalign.report.charts import Chart, Series, curve, points
 from mmalign.report.pictures import cards
@@ -33,6 +34,16 @@ class Comparison:
     wins: float | None
     ties: float
     n: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table of held-out rows, as text."""
+
+    metric: str
+    run: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ def render(records: Sequence[Record]) -> str:
         facts=_facts,
         cards=cards(records, labels),
         comparisons=list(comparisons(records, labels)),
+        measured=list(held_out(records, labels)),
         evaluation_charts=list(evaluation_charts(records, labels)),
         training_charts=list(training_charts(records, labels)),
         paces=list(paces(records, labels)),
@@ -78,6 +90,20 @@ def comparisons(records: Sequence[Record], labels: Sequence[str]) -> Iterator[Co
         for record, label in zip(records, labels, strict=True):
             if name in record.rewards:
                 yield _comparison(name, role, label, record.rewards[name])
+
+
+def held_out(records: Sequence[Record], labels: Sequence[str]) -> Iterator[Measured]:
+    """The table of held-out rows: the runs of one metric below each other, the loss first."""
+    names = dict.fromkeys(name for record in records for row in record.held_out[-1:] for name in row if name != "step")
+    for name in names:
+        for record, label in zip(records, labels, strict=True):
+            if record.held_out and name in record.held_out[-1]:
+                found = before_and_after(record.held_out)[name]
+                yield Measured(name, label, *(_told(found[when]) for when in ("before", "after")))
+
+
+def _told(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def evaluation_charts(records: Sequence[Record], labels: Sequence[str]) -> Iterator[Chart]:

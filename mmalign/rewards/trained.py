@@ -20,7 +20,7 @@ class RewardModel:
     """
 
     def __init__(self, path: str):
-        self.policy = _policy(Path(locate(path)))
+        self.policy = load(path)
         if self.policy.heads.classes:
             raise UserError(f"{path}: its heads tell classes of segments, and give a whole sample no value")
 
@@ -40,8 +40,9 @@ class RewardModel:
         return Scores(scores.mean(dim=1), dict(zip(names, scores.unbind(dim=1), strict=True)))
 
 
-def _policy(folder: Path) -> Any:
-    """The policy that `save` and `mmalign.yaml` describe."""
+def load(path: str) -> Any:
+    """The model that scores which `save` and `mmalign.yaml` describe in the `model` folder of a run."""
+    folder = Path(locate(path))
     written = folder / "mmalign.yaml"
     if not written.is_file():
         raise UserError(f"{folder} holds no mmalign.yaml: name the `model` folder of a run that trained a reward model")

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from mmalign.errors import UserError
 from mmalign.maths.advantages import grouped
-from mmalign.records import Samples, Scores
+from mmalign.records import Samples, Scores, Spans
 
 Normalize = Literal["none", "group", "batch"]
 
@@ -107,21 +107,25 @@ def _in_pieces(reward: CheckedReward, samples: Samples, size: int) -> Scores:
     if len(pieces) == 1:
         return pieces[0]
     units = [piece.units for piece in pieces if piece.units is not None]
-    return Scores(torch.cat([piece.values for piece in pieces]), units=_as_wide(units, torch.cat) if units else None)
+    spans = [row for piece in pieces for row in piece.spans or ()]
+    values = torch.cat([piece.values for piece in pieces])
+    return Scores(values, units=_as_wide(units, torch.cat) if units else None, spans=spans or None)
 
 
 def _normalized(scores: Scores, how: Normalize, group: int, name: str) -> Scores:
     if how == "none":
         return scores
-    if scores.units is not None:
-        raise UserError(f"reward '{name}' tells what each unit earned, which is not normalised: leave `normalize` out")
+    if scores.units is not None or scores.spans is not None:
+        raise UserError(f"reward '{name}' tells what each part earned, which is not normalised: leave `normalize` out")
     values = scores.values
     normalized = grouped(values, group if how == "group" else len(values))
     return Scores(torch.where(values.isfinite(), normalized, values))
 
 
 def _weighted(scores: Scores, weight: float) -> Scores:
-    return Scores(weight * scores.values, units=None if scores.units is None else weight * scores.units)
+    units = None if scores.units is None else weight * scores.units
+    spans = scores.spans and [[(end, weight * earned) for end, earned in row] for row in scores.spans]
+    return Scores(weight * scores.values, units=units, spans=spans)
 
 
 def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:
@@ -130,7 +134,13 @@ def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:
     units = [part.units.to(device) for part in parts if part.units is not None]
     total = torch.stack([part.values.to(device) for part in parts]).sum(dim=0)
     dimensions = {name: scores.values for name, scores in raw.items()}
-    return Scores(total, dimensions, _as_wide(units, lambda rows: torch.stack(rows).sum(dim=0)) if units else None)
+    together = _as_wide(units, lambda rows: torch.stack(rows).sum(dim=0)) if units else None
+    return Scores(total, dimensions, together, _joined([part.spans for part in parts if part.spans]))
+
+
+def _joined(spans: Sequence[Spans]) -> Spans | None:
+    """What segments earned by several rewards, which need not have cut the texts alike."""
+    return [[one for row in rows for one in row] for rows in zip(*spans, strict=True)] or None
 
 
 def _as_wide(units: Sequence[Tensor], combine: Callable[[list[Tensor]], Tensor]) -> Tensor:

@@ -1,5 +1,7 @@
 """Answers cut into sub-sentences."""
 
+from itertools import pairwise
+
 import pytest
 
 from mmalign_lvlm.segments import split
@@ -64,4 +66,4 @@ def test_segments_hold_every_word_once_in_order(text: str) -> None:
     spans = split(text)
     assert " ".join(pieces(text)).split() == text.split()
     assert all(0 <= start < end <= len(text) for start, end in spans)
-    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(spans))

@@ -54,6 +54,7 @@ DEFAULTS = {
     "bradley-terry": {"margin": 0.0, "strength": "ignored", "centering": 0.0},
     "btt": {"theta": 5.0},  # diffusion 8.1
     "reward-regression": {},
+    "fdpo": {"beta": 0.5, "good": ["accurate", "faithful"], "bad": ["inaccurate", "hallucinated"]},  # lvlm 3.6
     "segment-classification": {"class_weights": {}},
     "alignprop": {"target": None, "coefficient": 0.01, "truncation": "normal", "drift": 0.0},  # diffusion 4.1
     "draft": {"k": 1, "renoise": 0, "drift": 0.0},  # diffusion 4.2

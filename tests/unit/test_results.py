@@ -185,10 +185,9 @@ def test_numbers_can_be_derived_and_come_from_a_stage() -> None:
         number(claimed(stage="1-ppo", number="rewards.s.n"), found)
 
 
-def test_what_a_run_folder_holds_by_stage(tmp_path: Path) -> None:
+def test_what_a_run_folder_holds(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('{"rewards": {}}')
-    (tmp_path / "held_out.jsonl").write_text('{"step": 0, "loss": 1.0}\n{"step": 5, "loss": 0.5}\n')
-    assert results_table.measured(tmp_path) == {"rewards": {}, "held_out": {"step": 5, "loss": 0.5}}
+    assert results_table.measured(tmp_path) == {"rewards": {}}
     assert results_table.measured(tmp_path / "nowhere") == {}
 
 

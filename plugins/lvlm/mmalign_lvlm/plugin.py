@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, MetricSpec, ModelSpec
+from mmalign.specs import DataSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -17,6 +17,13 @@ def mmalign_models() -> Iterator[ModelSpec]:
     """Any vision-language model of transformers that keeps a placeholder token for each image feature, as LLaVA does."""
     yield ModelSpec("vlm", "mmalign_lvlm.models:VisionLanguageModel", process="tokens")
     yield ModelSpec("vlm-reward", "mmalign_lvlm.models:VisionLanguageJudge", process="scoring")
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """Trained models of segments and of critiques, as rewards."""
+    yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
+    yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Answers cut into sub-sentences, the pieces that feedback and rewards are about.
 
-As in Fine-Grained RLHF (Wu et al. 2023, arXiv:2306.01693), whose splitter FGAIF reuses. Within a sentence of words w_0 ... w_{n-1}
+As in Fine-Grained RLHF (Wu et al. 2023, arXiv:2306.01693), whose splitter FGAIF reuses. In a sentence of words w_0 ... w_{n-1}
 
     w_k begins a sub-sentence   iff   w_{k-1} ends with , ; ! or ?   and   at least 6 words are left, w_k included
 

@@ -37,6 +37,12 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         columns=frozenset({"prompt", "chosen", "rejected"}),
         paper="arXiv:2312.00849",
     )
+    yield DataSpec(
+        "shapes-feedback",
+        "mmalign_shapes.images:ShapesFeedback",
+        columns=frozenset({"prompt", "sample", "segments"}),
+        paper="arXiv:2404.05046",
+    )
 
 
 @hookimpl

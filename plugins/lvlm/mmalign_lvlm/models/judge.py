@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmalign.data.sources import PLAIN, conditioned
 from mmalign.errors import UserError
 from mmalign.processes.scoring import Encoded, Ends, Heads
 from mmalign.processes.tokens import text_of
@@ -28,6 +29,8 @@ class VisionLanguageJudge:
 
     path, dtype, adapter, max_length: as of `vlm`.
     heads: `names` of the heads; and `classes` that each tells apart in segments, or none for a value of the whole answer.
+    template: what the answers are read after: `{prompt}` is the prompt's text, `{name}` what its metadata hold under that name.
+        With `{caption}` in it the judge knows what is true of a picture, as in LLaVA-RLHF (Sun et al. 2023, arXiv:2309.14525).
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class VisionLanguageJudge:
         path: str,
         *,
         heads: Heads = _HEADS,
+        template: str = PLAIN,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         adapter: Lora | None = _LORA,
         max_length: PositiveInt | None = None,
@@ -44,6 +48,7 @@ class VisionLanguageJudge:
         self.model.base.get_output_embeddings().requires_grad_(False)
         self.network: nn.Module = self.model.network
         self.heads = heads
+        self.template = template
         self.width: int = self.model.base.config.get_text_config().hidden_size
 
     @property
@@ -58,6 +63,7 @@ class VisionLanguageJudge:
 
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
         """Prompts followed by answers, and the tokens where to read. Raises UserError for a segment that was cut off."""
+        prompts = [conditioned(prompt, self.template, prompt.metadata) for prompt in prompts]
         texts = [text_of(one) for one in media]
         rows = self.model.encode(prompts, self.model.tokenize(prompts, texts))
         first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()

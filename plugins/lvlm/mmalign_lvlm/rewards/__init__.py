@@ -1,0 +1,1 @@
+"""What trained models of segments say of answers, as rewards."""
