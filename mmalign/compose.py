@@ -78,7 +78,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     """Find and check every part. Raises one UserError that lists every fault with its file and line."""
     faults: list[Fault] = list(document.faults)
     config = document.config
-    pick = _Picker(plugins, faults)
+    pick = Picker(plugins, faults)
     model = pick("model", "model", config.model)
     data = pick("data", "dataset", config.data)
     objective = pick("objective", "objective", config.objective)
@@ -88,9 +88,9 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
-    process = _process(plugins, config)
-    sampling = _sampling(process, "sampling", config.sampling, faults)
-    _sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
+    process = process_of(plugins, config.model)
+    sampling = complete_sampling(process, "sampling", config.sampling, faults)
+    complete_sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
     if model and data and objective and None not in rewards:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
@@ -153,7 +153,7 @@ def result(chosen: Chosen) -> dict[str, Any]:
     return {key: plain[key] for key in ("plugins", "model", "sampling")}
 
 
-class _Picker:
+class Picker:
     """Finds parts and checks their options; what is wrong goes to `faults` and None comes back."""
 
     def __init__(self, plugins: Plugins, faults: list[Fault]):
@@ -172,15 +172,15 @@ class _Picker:
         return Choice(key, offer, options.complete(offer.spec, part.options)) if not wrong else None
 
 
-def _process(plugins: Plugins, config: Config) -> Any:
+def process_of(plugins: Plugins, model: Part) -> Any:
     """The class of the model's process; None for an unknown model, which is reported where it is picked."""
     try:
-        return process_class(plugins.catalogue.find("model", config.model.type).spec.process)
+        return process_class(plugins.catalogue.find("model", model.type).spec.process)
     except UserError:
         return None
 
 
-def _sampling(process: Any, key: str, given: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def complete_sampling(process: Any, key: str, given: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
     """The options complete with defaults, if nothing is wrong with them."""
     if process is None:
         return given

@@ -259,6 +259,8 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, tolerant: bool = Fa
     source = read_source(Path(path), overrides)
     if "stages" in source.data:
         raise UserError(f"{path} holds stages: name one of its runs here, the folder `runs/<name>/<round>-<stage>`")
+    if "judge" in source.data and "objective" not in source.data:
+        raise UserError(f"{path} collects feedback and trains nothing: mmalign collect {path}")
     return checked(source, tolerant=tolerant)
 
 

@@ -26,6 +26,12 @@ def agreed(decide: Callable[[], T]) -> T:
     return found
 
 
+def device() -> torch.device:
+    """Where this process computes, where nothing is trained."""
+    found: torch.device = PartialState().device
+    return found
+
+
 class Engine:
     """One update: backward, clip, step, over as many processes as accelerate was launched with."""
 

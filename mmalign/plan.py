@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmalign import feeds, loop, run
+from mmalign import collecting, feeds, judging, loop, run
+from mmalign.collection import ChosenCollection
 from mmalign.compose import Choice, Chosen
 from mmalign.data import collect
 
@@ -19,6 +20,11 @@ class Stage:
     name: str
     what: str
     where: str
+
+
+def path(chosen: Chosen | ChosenCollection) -> Iterator[Stage]:
+    """What a run or a collection does, in order."""
+    return stages(chosen) if isinstance(chosen, Chosen) else of_collection(chosen)
 
 
 def stages(chosen: Chosen) -> Iterator[Stage]:
@@ -49,6 +55,22 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
     yield Stage("  loss", _options(chosen.objective.options), place(objective.loss))
     yield Stage("  step", f"{trainer.optimizer}, learning rate {trainer.learning_rate:g}", place(loop.update))
     yield Stage("result", str(run.run_folder(config)), place(run.train))
+
+
+def of_collection(chosen: ChosenCollection) -> Iterator[Stage]:
+    """What a collection does, in order."""
+    yield Stage("data", _named(chosen.data), place(chosen.data.offer.spec.load()))
+    if chosen.model is not None and chosen.process is not None:
+        yield Stage("model", _named(chosen.model), place(chosen.model.offer.spec.load()))
+        count = chosen.config.collect.samples_per_prompt
+        yield Stage("answers", f"{count} a prompt: {_options(chosen.sampling)}", place(chosen.process))
+    else:
+        yield Stage("answers", f"those of the data: {', '.join(chosen.columns)}", place(chosen.data.offer.spec.load()))
+    facts = chosen.facts or chosen.judge
+    yield Stage("facts", _named(facts), place(facts.offer.spec.load()))
+    yield Stage("verdicts", _named(chosen.judge), place(chosen.judge.offer.spec.load()))
+    yield Stage("labels", ", ".join(judging.CLASSES), place(judging.label))
+    yield Stage("result", str(chosen.folder / collecting.RESULT), place(collecting.collect))
 
 
 def place(thing: Callable[..., Any]) -> str:

@@ -34,8 +34,8 @@ OFFERS = {
 
 HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
-    "mmalign-lvlm": ("vlm", "vlm-reward"),
-    "mmalign-shapes": ("shapes-prompts", "oracle"),
+    "mmalign-lvlm": ("vlm", "vlm-reward", "http"),
+    "mmalign-shapes": ("shapes-prompts", "oracle", "shapes-oracle"),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""
 

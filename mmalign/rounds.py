@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmalign import run
-from mmalign.compose import resolved
+from mmalign import collecting, run
+from mmalign.collection import resolved
+from mmalign.compose import Chosen
 from mmalign.console import say
 from mmalign.document import dump, read
 from mmalign.engine import agreed
@@ -46,8 +47,8 @@ def train(document: StagedDocument, stages: Sequence[Stage], resume: bool = Fals
     agreed(lambda: _note_document(document))
     for stage, status in zip(stages, found, strict=True):
         if agreed(lambda stage=stage, status=status: _begin(stage, status, prints[stage.name])):  # type: ignore[misc]
-            folder = run.run_folder(stage.chosen.config)
-            run.train(stage.chosen, resume=status.what == "started" and (folder / "config.yaml").is_file())
+            folder = _folder(stage)
+            _do(stage, resume=status.what == "started" and (folder / "config.yaml").is_file())
             agreed(lambda folder=folder, stage=stage: _note(folder, prints[stage.name], True))  # type: ignore[misc]
             gc.collect()  # the model of this stage, before that of the next is loaded
     return document.folder
@@ -72,13 +73,31 @@ def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
     return prints
 
 
+def _do(stage: Stage, resume: bool) -> None:
+    """Train, or collect, which one process does for all."""
+    chosen = stage.chosen
+    if isinstance(chosen, Chosen):
+        run.train(chosen, resume=resume)
+    else:
+        agreed(lambda: collecting.collect(chosen, resume=resume))
+
+
+def _folder(stage: Stage) -> Path:
+    return Path(stage.chosen.config.folder) / stage.chosen.config.name
+
+
+def _result(stage: Stage) -> Path:
+    """What is there once a stage is finished."""
+    return _folder(stage) / ("model" if isinstance(stage.chosen, Chosen) else collecting.RESULT)
+
+
 def _status(stage: Stage, fingerprint: str, redone: Sequence[str]) -> Status:
-    folder = run.run_folder(stage.chosen.config)
+    folder = _folder(stage)
     if not folder.is_dir():
         return Status("to do")
     noted = _noted(folder)
     if noted.get("fingerprint") == fingerprint:
-        finished = noted.get("finished") and (folder / "model").is_dir()
+        finished = noted.get("finished") and _result(stage).exists()
         return Status("done" if finished else "started")
     return Status("changed", "; ".join(_reasons(stage, folder, redone)))
 
@@ -91,7 +110,7 @@ def _reasons(stage: Stage, folder: Path, redone: Sequence[str]) -> Iterator[str]
 
 def _begin(stage: Stage, status: Status, fingerprint: str) -> bool:
     """Make the folder ready and say what happens. Returns whether the stage has to run."""
-    folder = run.run_folder(stage.chosen.config)
+    folder = _folder(stage)
     if status.what == "done":
         say(f"{stage.name}: done before")
         return False
@@ -126,5 +145,5 @@ def _note_document(document: StagedDocument) -> None:
 
 
 def _mattering(plain: Mapping[str, Any]) -> dict[str, Any]:
-    trainer = {key: value for key, value in plain["trainer"].items() if key not in _NO_MATTER}
+    trainer = {key: value for key, value in plain.get("trainer", {}).items() if key not in _NO_MATTER}
     return {**plain, "trainer": trainer}

@@ -11,6 +11,7 @@ A mapping of a stage is laid over the one at the top key by key, unless it names
 Texts may name what was made before:
 
     ${stages.NAME.model}   the result of an earlier stage of this round; ${stages.NAME.pairs} the pairs that it collected
+    ${stages.NAME.segments}  the feedback of an earlier stage that has a `judge` (`mmalign.collection`) and trains nothing
     ${previous.model}      the result of the round before; null in the first round, or what stands behind a bar:
     ${previous.model|base}
     ${round}               the number of the round, from 1
@@ -26,6 +27,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from mmalign import collection
+from mmalign.collection import ChosenCollection, Collection
 from mmalign.compose import Chosen, choose
 from mmalign.config import Count, FolderName, Section, checked
 from mmalign.document import Source, read_source
@@ -36,7 +39,7 @@ from mmalign.plugins import Plugins
 _REFERENCE = re.compile(r"\$\{([^}|]*)(?:\|([^}]*))?\}")
 _WHOLE = ("stages", "rounds", "folder", "plugins")
 """Keys that belong to the whole document."""
-OUTPUTS = {"model": "model", "pairs": "pairs/pairs.jsonl"}
+OUTPUTS = {"model": "model", "pairs": "pairs/pairs.jsonl", "segments": "segments.jsonl"}
 """What a stage makes, and where it lies in its run folder."""
 
 
@@ -80,7 +83,7 @@ class Stage:
     """The same, checked, with its parts chosen."""
 
     name: str
-    chosen: Chosen
+    chosen: Chosen | ChosenCollection
     needs: Sequence[str]
 
 
@@ -126,15 +129,21 @@ def choose_all(document: StagedDocument, plugins: Plugins) -> list[Stage]:
     lines, stages = list(document.faults), []
     for stage in document.stages:
         try:
-            chosen = choose(checked(stage.source, tolerant=True), plugins)
-            stages.append(Stage(stage.name, chosen, stage.needs))
+            stages.append(Stage(stage.name, _chosen(stage.source, plugins), stage.needs))
         except UserError as error:
             lines += str(error).splitlines()
-    if len({stage.chosen.config.trainer.precision for stage in stages}) > 1:
+    trained = [stage.chosen for stage in stages if isinstance(stage.chosen, Chosen)]
+    if len({chosen.config.trainer.precision for chosen in trained}) > 1:
         lines.append(f"{document.source.place('stages').text}: stages: all need the same trainer.precision")
     if lines:
         raise UserError("\n".join(dict.fromkeys(lines)))
     return stages
+
+
+def _chosen(source: Source, plugins: Plugins) -> Chosen | ChosenCollection:
+    if collection.is_collection(source.data):
+        return collection.choose(collection.checked(source), plugins)
+    return choose(checked(source, tolerant=True), plugins)
 
 
 def _indices(staged: Staged) -> range:
@@ -155,6 +164,8 @@ def _expanded(source: Source, staged: Staged, round_: int, index: int) -> tuple[
     """A stage of a round, with the common keys below its own and its references filled in."""
     top = {key: value for key, value in source.data.items() if key not in _WHOLE}
     own = {key: value for key, value in source.data["stages"][index].items() if key not in _WHOLE}
+    if collection.is_collection(own):
+        top = {key: value for key, value in top.items() if key in Collection.model_fields}
     filler = _Filler(staged, source.data, round_, index)
     data = {key: filler(value, key) for key, value in _laid_over(top, own).items()}
     name = f"{round_}-{staged.stages[index].name}"
@@ -190,6 +201,7 @@ class _Filler:
         self.folder = Path(staged.folder) / staged.name
         self.names = [stage.name for stage in staged.stages]
         self.collects = ["collect" in {**data, **stage} for stage in data["stages"]]
+        self.judges = [collection.is_collection(stage) for stage in data["stages"]]
         self.round = round_
         self.index = index
         self.needs: list[str] = []
@@ -219,7 +231,7 @@ class _Filler:
             return self._output(self.round - 1, len(self.names) - 1, "model") if self.round > 1 else otherwise
         if len(steps) == 3 and steps[0] == "stages":
             return self._earlier(steps[1], steps[2])
-        raise UserError("a reference is ${stages.NAME.model}, ${stages.NAME.pairs}, ${previous.model} or ${round}")
+        raise UserError("a reference is ${stages.NAME.model}, .pairs or .segments, ${previous.model} or ${round}")
 
     def _earlier(self, name: str, output: str) -> str:
         """An output of an earlier stage of this round."""
@@ -228,13 +240,19 @@ class _Filler:
                 raise UserError(f"stage '{name}' does not come before this one")
             raise UserError(f"no stage is called '{name}'{nearest(name, self.names)}")
         if output not in OUTPUTS:
-            raise UserError(f"a stage makes {' and '.join(OUTPUTS)}, no '{output}'")
+            raise UserError(f"a stage makes {', '.join(OUTPUTS)}, no '{output}'")
         index = self.names.index(name)
+        if output == "segments" and not self.judges[index]:
+            raise UserError(f"stage '{name}' has no `judge`, so it makes no segments")
         if output == "pairs" and not self.collects[index]:
             raise UserError(f"stage '{name}' has no `collect`, so it makes no pairs")
         return self._output(self.round, index, output)
 
     def _output(self, round_: int, index: int, output: str) -> str:
         name = f"{round_}-{self.names[index]}"
+        if output != "segments" and self.judges[index]:
+            raise UserError(
+                f"stage '{self.names[index]}' collects feedback, so it makes no {output}: it makes segments"
+            )
         self.needs.append(name)
         return str(self.folder / name / OUTPUTS[output])

@@ -93,6 +93,7 @@ def _verb(name: str, function: Any, example: str, to: typer.Typer = app) -> None
 
 _verb("train", runs.train, "mmalign train configs/quickstart.yaml name=mine trainer.steps=50")
 _verb("plan", runs.plan, "mmalign plan configs/quickstart.yaml")
+_verb("collect", runs.collect, "mmalign collect feedback.yaml collect.samples_per_prompt=2")
 _verb("sample", runs.sample, "mmalign sample runs/quickstart --prompts prompts.txt --out samples")
 _verb("score", runs.score, "mmalign score samples --reward clip-score --reward oracle")
 _verb("evaluate", runs.evaluate, "mmalign evaluate runs/quickstart evaluation.count=64")

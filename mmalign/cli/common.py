@@ -10,6 +10,7 @@ import typer
 from mmalign.errors import UserError
 
 if TYPE_CHECKING:
+    from mmalign.collection import ChosenCollection
     from mmalign.compose import Chosen
     from mmalign.plugins import Plugins
     from mmalign.stages import Stage, StagedDocument
@@ -41,6 +42,19 @@ def opened(ctx: typer.Context, path: Path, overrides: Sequence[str] | None) -> "
     from mmalign.compose import choose
 
     return choose(document, found)
+
+
+def opened_collection(ctx: typer.Context, path: Path, overrides: Sequence[str] | None) -> "ChosenCollection | None":
+    """A config that collects feedback, read and checked together with its parts; None when it is of something else."""
+    from mmalign import collection
+    from mmalign.document import read_source
+
+    file = path / "config.yaml" if path.is_dir() else path
+    data = read_source(file).data
+    if "stages" in data or not collection.is_collection(data):
+        return None
+    document = collection.load(file, overrides or ())
+    return collection.choose(document, loaded(ctx, document.config.plugins, file.parent))
 
 
 def opened_stages(

@@ -1,4 +1,4 @@
-"""Verbs that run something: train, plan, sample, score, evaluate, report."""
+"""Verbs that run something: train, plan, collect, sample, score, evaluate, report."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,10 @@ from mmalign.cli.common import (
     Json,
     Overrides,
     Target,
+    loaded,
     need_plugins,
     opened,
+    opened_collection,
     opened_stages,
     say_json,
     say_table,
@@ -22,6 +24,9 @@ from mmalign.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mmalign.stages import Stage, StagedDocument
+
+
+LABELS = ("absent", "faithful", "hallucinated", "none")
 
 
 def train(
@@ -50,12 +55,12 @@ def plan(ctx: typer.Context, config: ConfigFile, overrides: Overrides = None) ->
     if staged := opened_stages(ctx, config, overrides):
         _plan_stages(*staged)
         return
-    chosen = opened(ctx, config, overrides)
+    chosen = opened_collection(ctx, config, overrides) or opened(ctx, config, overrides)
 
-    from mmalign.plan import stages
+    from mmalign.plan import path
 
-    rows = [(stage.name, stage.what, stage.where) for stage in stages(chosen)]
-    typer.echo(f"{chosen.document.path}: every check passed\n")
+    rows = [(stage.name, stage.what, stage.where) for stage in path(chosen)]
+    typer.echo(f"{chosen.document.source.path}: every check passed\n")
     say_table(("stage", "what", "where"), rows)
 
 
@@ -69,7 +74,39 @@ def _plan_stages(document: "StagedDocument", stages: "Sequence[Stage]") -> None:
     say_table(("stage", "now", "what changed", "needs"), rows)
     for stage in stages[: len(document.staged.stages)]:
         typer.echo(f"\n{stage.name}")
-        say_table(("part", "what", "where"), [(part.name, part.what, part.where) for part in plan.stages(stage.chosen)])
+        say_table(("part", "what", "where"), [(part.name, part.what, part.where) for part in plan.path(stage.chosen)])
+
+
+def collect(
+    ctx: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on; what is judged already is not judged again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Collect feedback: a judge labels the segments of a model's answers, or of those in the data, into a run folder."""
+    from mmalign import collection
+
+    file = config / "config.yaml" if config.is_dir() else config
+    document = collection.load(file, overrides or ())
+    chosen = collection.choose(document, loaded(ctx, document.config.plugins, file.parent))
+
+    from mmalign import collecting
+
+    folder = collecting.collect(chosen, resume)
+    summary = collecting.summary(folder)
+    if as_json:
+        say_json(summary)
+        return
+    rows = [(kind, *(labels.get(name, 0) for name in LABELS)) for kind, labels in summary["labels"].items()]
+    say_table(("segments", *LABELS), rows)
+    for name in ("answers", "empty", "unlabelled", "unread", "skipped"):
+        typer.echo(f"{name + ':':12} {summary[name]}")
+    for name, value in summary["spent"].items():
+        typer.echo(f"{name + ':':12} {value:g}")
+    typer.echo(f"run folder: {folder}")
 
 
 def sample(

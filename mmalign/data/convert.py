@@ -1,13 +1,13 @@
 """Write a data set of a known layout in mmalign's own: a `pairs.jsonl`, pictures that were bytes in `media/` beside it."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.check import BadCell, Checker, suffix_of
+from mmalign.data.check import BadCell, Checker
+from mmalign.data.media import stored
 from mmalign.data.sources import medium
 from mmalign.data.stream import lines
 from mmalign.errors import UserError
@@ -49,20 +49,7 @@ def _converted(row: Mapping[str, Any], checker: Checker, out: Path) -> Iterator[
     shown = ("images",) if checker.preset.texts else ("chosen", "rejected")
     for name in shown:
         if isinstance(cells := pair.get(name), list):
-            pair[name] = [_placed(cell, checker.folder, out) for cell in cells]
+            pair[name] = [stored(medium(cell, checker.folder), out) for cell in cells]
         elif cells is not None:
-            pair[name] = _placed(cells, checker.folder, out)
+            pair[name] = stored(medium(cells, checker.folder), out)
     yield json.dumps(pair, ensure_ascii=False) + "\n"
-
-
-def _placed(cell: Any, folder: Path, out: Path) -> str:
-    """Where a medium lies, relative to the manifest. Bytes are written once, named by what they hold."""
-    value = medium(cell, folder)
-    if not isinstance(value, bytes):
-        return os.path.relpath(str(value), out)
-    name = f"media/{hashlib.sha256(value).hexdigest()[:24]}{suffix_of(value)}"
-    if not (out / name).is_file():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(value)
-        os.replace(partial, out / name)
-    return name

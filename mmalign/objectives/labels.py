@@ -28,7 +28,8 @@ def class_indices(rows: Sequence[Mapping[str, str]], kinds: Sequence[str], class
     for row in rows:
         if unknown := [f"'{label}'{nearest(label, classes)}" for label in row.values() if label not in classes]:
             raise UserError(f"a segment is labelled {', '.join(unknown)}; model.heads.classes are {', '.join(classes)}")
-        if not set(row) & set(kinds):
-            raise UserError(f"a segment is labelled in {', '.join(row)}; model.heads.names are {', '.join(kinds)}")
+    # One segment may well have no label of these kinds, for its judge gave no verdict; of all it is a mistake.
+    if rows and not any(set(row) & set(kinds) for row in rows):
+        raise UserError(f"a segment is labelled in {', '.join(rows[0])}; model.heads.names are {', '.join(kinds)}")
     found = [[classes.index(row[kind]) if kind in row else -1 for kind in kinds] for row in rows]
     return torch.tensor(found, dtype=torch.long).reshape(len(rows), len(kinds))

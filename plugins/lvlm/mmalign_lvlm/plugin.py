@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, MetricSpec, ModelSpec, RewardSpec
+from mmalign.specs import DataSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -54,6 +54,21 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("visco", "ViscoPrompts", "arXiv:2412.02172"),
     ):
         yield DataSpec(name, f"mmalign_lvlm.benchmarks:{source}", paper=paper)
+
+
+@hookimpl
+def mmalign_judges() -> Iterator[JudgeSpec]:
+    """A vision-language model here, or one behind an endpoint."""
+    yield JudgeSpec("vlm", "mmalign_lvlm.judges.vlm:VisionLanguageJudge", paper="arXiv:2405.17220")
+    yield JudgeSpec("http", "mmalign_lvlm.judges.http:HttpJudge")
+
+
+@hookimpl
+def mmalign_split(text: str) -> Sequence[tuple[int, int]]:
+    """Sub-sentences."""
+    from mmalign_lvlm import segments
+
+    return segments.split(text)
 
 
 @hookimpl

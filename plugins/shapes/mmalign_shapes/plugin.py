@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mmalign import DataSpec, MetricSpec, RewardSpec, hookimpl
+from mmalign import DataSpec, JudgeSpec, MetricSpec, RewardSpec, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -43,6 +43,12 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         columns=frozenset({"prompt", "sample", "segments"}),
         paper="arXiv:2404.05046",
     )
+
+
+@hookimpl
+def mmalign_judges() -> Iterator[JudgeSpec]:
+    """The oracle, which reads any text and sees any picture of shapes."""
+    yield JudgeSpec("shapes-oracle", "mmalign_shapes.judge:ShapesOracle")
 
 
 @hookimpl
