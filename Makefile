@@ -1,4 +1,4 @@
-# make demo | test | check | bench | slow: each does its own set-up on a fresh machine.
+# make demo | test | check | bench | slow | results [only=CLAIM]: each does its own set-up on a fresh machine.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PROJECTS := . plugins/diffusion plugins/lvlm plugins/shapes plugins/video
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test check bench slow clean
+.PHONY: setup demo test check bench slow results clean
 
 setup: $(READY)
 
@@ -36,6 +36,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/run.py
+
+results: $(READY)
+	$(BIN)/python -m docs.results_table $(if $(only),--only $(only))
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

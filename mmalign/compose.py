@@ -15,7 +15,8 @@ from mmalign.config import Config, Part, Rollouts
 from mmalign.document import Document
 from mmalign.errors import UserError
 from mmalign.faults import Fault
-from mmalign.parts import Judge, Parts, Source
+from mmalign.metrics import CheckedMetric
+from mmalign.parts import Judge, Metric, Parts, Source
 from mmalign.plugins import OFFERS, Offer, Plugins
 from mmalign.processes import process_class
 from mmalign.records import Prompt
@@ -52,6 +53,8 @@ class Chosen:
     judges: Sequence[Choice]
     prompts: Choice | None
     held_out: Choice | None
+    metrics: Sequence[Choice]
+    judge: Choice | None
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -81,6 +84,8 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     objective = pick("objective", "objective", config.objective)
     rewards = [pick(f"rewards.{i}", "reward", part) for i, part in enumerate(config.rewards)]
     judges = [pick(f"evaluation.rewards.{i}", "reward", part) for i, part in enumerate(config.evaluation.rewards)]
+    metrics = [pick(f"evaluation.metrics.{i}", "metric", part) for i, part in enumerate(config.evaluation.metrics)]
+    judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
     process = process_of(plugins, config.model)
@@ -90,9 +95,12 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
         faults += _unmeasurable(config, model, objective, held_out, process)
+    if judge or config.evaluation.judge is None:
+        faults += _unjudged([choice for choice in metrics if choice], judge)
     if faults:
         raise document.refusal(faults)
-    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, prompts, held_out, process, sampling)
+    measures = (prompts, held_out, metrics, judge)
+    chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
 
@@ -105,8 +113,8 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    held_out = build_held_out(chosen)
-    return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, prompts, held_out)
+    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device))
+    return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, *measures)
 
 
 def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
@@ -122,8 +130,16 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
 def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
-    optional = (chosen.prompts, chosen.held_out)
-    for choice in (chosen.model, chosen.data, chosen.objective, *chosen.rewards, *chosen.judges, *optional):
+    optional = (chosen.prompts, chosen.held_out, chosen.judge)
+    for choice in (
+        chosen.model,
+        chosen.data,
+        chosen.objective,
+        *chosen.rewards,
+        *chosen.judges,
+        *chosen.metrics,
+        *optional,
+    ):
         if choice is not None:
             _at(plain, choice.key).update(choice.options)
     plain["sampling"] = chosen.sampling
@@ -242,13 +258,23 @@ def _unmeasurable(
     """What cannot be evaluated."""
     if not makes_samples(process):
         remedy = "take evaluation.data, rows of which the objective's metrics are taken"
-        if config.evaluation.prompts or config.evaluation.rewards:
+        if config.evaluation.prompts or config.evaluation.rewards or config.evaluation.metrics:
             yield "evaluation", f"model '{model.offer.spec.name}' scores and makes no samples: {remedy}"
         if config.collect:
             yield "collect", f"model '{model.offer.spec.name}' scores and makes no samples, so it has none to pair"
     if held_out and (missing := objective.offer.spec.columns - held_out.offer.spec.columns):
         name, has = objective.offer.spec.name, _list(held_out.offer.spec.columns)
         yield "evaluation.data", f"'{name}' needs rows with {_list(missing)}; '{held_out.offer.spec.name}' has {has}"
+
+
+def _unjudged(metrics: Sequence[Choice], judge: Choice | None) -> Iterator[Fault]:
+    """What metrics ask and nobody answers."""
+    for choice in metrics:
+        asks, name = choice.offer.spec.judge, choice.offer.spec.name
+        if asks and judge is None:
+            yield choice.key, f"'{name}' asks a judge for {_list(asks)}: name one under evaluation.judge"
+        elif judge and (missing := asks - judge.offer.spec.offers):
+            yield choice.key, f"'{name}' asks for {_list(missing)}, which judge '{judge.offer.spec.name}' does not give"
 
 
 def makes_samples(process: Any) -> bool:
@@ -294,6 +320,17 @@ def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str
         role = part.role or ("trained" if part.label in trained else "held-out")
         judges[part.label] = Judge(role, CheckedReward(part.label, _on(choice.build(), device)))
     return judges
+
+
+def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Metric]:
+    """What is counted over the evaluation's samples, by name."""
+    asks = any(choice.offer.spec.judge for choice in chosen.metrics)
+    judge = _on(chosen.judge.build(), device) if chosen.judge and asks else None
+    metrics: dict[str, Metric] = {}
+    for part, choice in zip(chosen.config.evaluation.metrics, chosen.metrics, strict=True):
+        asked = judge if choice.offer.spec.judge else None
+        metrics[part.label] = CheckedMetric(part.label, _on(choice.build(), device), asked)
+    return metrics
 
 
 def build_objective(chosen: Chosen) -> Objective:

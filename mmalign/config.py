@@ -170,6 +170,10 @@ class Evaluation(Section):
     steps, for example, than training can pay for."""
     rewards: list[JudgePart] = []
     """What scores the samples."""
+    metrics: list[NamedPart] = []
+    """What is counted over all samples, as benchmarks do."""
+    judge: Part | None = None
+    """Who answers what metrics ask, where they do."""
     data: Part | None = None
     """Rows that are not trained on, of which the objective's own loss and metrics are taken."""
     batch_size: Count = 16
@@ -290,12 +294,14 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     lists: dict[str, Sequence[NamedPart]] = {
         "rewards": config.rewards,
         "evaluation.rewards": config.evaluation.rewards,
+        "evaluation.metrics": config.evaluation.metrics,
     }
     for key, parts in lists.items():
         count = Counter(part.label for part in parts)
         for i, part in enumerate(parts):
             if count[part.label] > 1:
-                yield f"{key}.{i}", f"{count[part.label]} rewards are called '{part.label}': give each a `name`"
+                kind = key.rpartition(".")[2]
+                yield f"{key}.{i}", f"{count[part.label]} {kind} are called '{part.label}': give each a `name`"
     for i, part in enumerate(config.rewards):
         if part.gate is not None and len(config.rewards) == 1:
             yield f"rewards.{i}.gate", "there is no other reward that it could let through: add one, or leave it out"
@@ -304,8 +310,9 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
         if name not in (known := [part.label for part in config.rewards]):
             yield "collect.consistency", f"no reward is called '{name}'{nearest(name, known)}"
-    if config.evaluation.rewards and config.evaluation.prompts is None:
-        yield "evaluation.rewards", "nothing to score: add evaluation.prompts"
+    for kind in ("rewards", "metrics") if config.evaluation.prompts is None else ():
+        if getattr(config.evaluation, kind):
+            yield f"evaluation.{kind}", "nothing to score: add evaluation.prompts"
 
 
 def _left_out(data: Any, faults: Sequence[Fault]) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmalign.plugins import Catalogue
     from mmalign.records import Rollout, Samples, Scores
     from mmalign.run import Run
-    from mmalign.specs import DataSpec, GuidanceSpec, JudgeSpec, ModelSpec, ObjectiveSpec, RewardSpec
+    from mmalign.specs import DataSpec, GuidanceSpec, JudgeSpec, MetricSpec, ModelSpec, ObjectiveSpec, RewardSpec
 
 hookspec = pluggy.HookspecMarker("mmalign")
 hookimpl = pluggy.HookimplMarker("mmalign")
@@ -61,6 +61,18 @@ def mmalign_rewards() -> Iterable["RewardSpec"]:
         @hookimpl
         def mmalign_rewards():
             yield RewardSpec("redness", Redness, differentiable=True)
+    """
+
+
+@hookspec
+def mmalign_metrics() -> Iterable["MetricSpec"]:
+    """Numbers that an evaluation takes of all its samples together. Called once, when plugins are loaded. Since 1.
+
+    Example::
+
+        @hookimpl
+        def mmalign_metrics():
+            yield MetricSpec("pope", "mmalign_lvlm.metrics.pope:Pope", paper="arXiv:2305.10355")
     """
 
 
@@ -185,7 +197,8 @@ def mmalign_evaluated(run: "Run", step: int, results: dict[str, dict[str, Any]])
     """Fixed prompts were sampled and scored. Step 0 is the model before training. Since 1.
 
     results: by reward name: "role" is "trained" or "held-out"; "mean", "se" and "n" of the scores, and how many are
-        "unscored"; against step 0, paired: "difference", "difference_se" and "win_rate".
+        "unscored"; against step 0, paired: "difference", "difference_se" and "win_rate". The numbers of metrics stand beside
+        them as `metric/number`, with "role" "metric" and the number as "mean"; they are won by nobody.
 
     Example::
 

@@ -83,12 +83,43 @@ class FactJudge(Protocol):
         ...
 
 
+class Asks(Protocol):
+    """A judge that answers in words."""
+
+    def ask(self, prompts: Sequence[Prompt]) -> Sequence[str | None]:
+        """What it says to each prompt; None where it does not answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Judge:
     """A reward that evaluates. role: "trained" if the run optimises it, else "held-out"."""
 
     role: str
     reward: Reward
+
+
+Counts = Mapping[str, float]
+"""By name, what was counted. What is not named counts 0."""
+
+
+class Metric(Protocol):
+    """Numbers of all samples of an evaluation together, for example precision: each is a formula of sums over the samples.
+
+    So samples may be counted in batches, on several processes and by judges that fail on some, and every number has a
+    standard error (`mmalign.builtin.statistics.estimates`).
+    """
+
+    def counts(self, samples: Samples) -> Sequence[Counts | None]:
+        """What is counted of each of `B` samples; None where one could not be measured. Every count is finite.
+
+        A metric whose spec asks for a judge gets it as a second argument: `counts(samples, judge)`.
+        """
+        ...
+
+    def numbers(self, sums: Counts) -> Counts:
+        """The numbers, by name, of what was counted of all samples. Where nothing was counted a ratio is 0, not an error."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +129,7 @@ class Parts:
     policy: typed loosely, since its capabilities beyond `Policy` depend on its process.
     reward: the weighted sum of the config's `rewards`, or None without any.
     data: a sequence of rows.
+    metrics: what is counted over the evaluation's samples, by name.
     held_out: rows that are not trained on, of which the objective's loss and metrics are taken.
     """
 
@@ -108,3 +140,4 @@ class Parts:
     judges: Mapping[str, Judge] | None = None
     evaluation_prompts: Sequence[Prompt] = ()
     held_out: Source | None = None
+    metrics: Mapping[str, Metric] | None = None

@@ -39,8 +39,8 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
         kept = {"pairs": "best against worst", "best": "the best one kept", "all": "all of them kept"}
         what = f"{config.collect.samples_per_prompt} samples a prompt, scored, {kept[config.collect.keep]}"
         yield Stage("collect", what, place(collect.collect))
-    if chosen.judges:
-        yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*chosen.judges))
+    if measures := (*chosen.judges, *chosen.metrics):
+        yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*measures))
     if chosen.held_out:
         yield Stage("held out", _named(chosen.held_out), place(chosen.held_out.offer.spec.load()))
     objective = chosen.objective.offer.spec.load()

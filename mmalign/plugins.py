@@ -26,6 +26,7 @@ OFFERS = {
     "model": "models",
     "objective": "objectives",
     "reward": "rewards",
+    "metric": "metrics",
     "dataset": "datasets",
     "judge": "judges",
     "guidance": "guidance",

@@ -104,7 +104,8 @@ class RewardSpec(Spec):
 class JudgeSpec(Spec):
     """A judge of answers. `build(**options)` returns what gives all that `offers` names (`mmalign.parts.FactJudge`).
 
-    offers: "facts", if it finds what an answer claims; "verdicts", if it says whether that is true of the pictures.
+    offers: "facts", if it finds what an answer claims; "verdicts", if it says whether that is true of the pictures;
+        "answers", if it answers in words (`mmalign.parts.Asks`).
     """
 
     kind: ClassVar[str] = "judge"
@@ -134,3 +135,15 @@ class GuidanceSpec(Spec):
     kind: ClassVar[str] = "guidance"
     needs: frozenset[str] = field(default=frozenset(), kw_only=True)
     reward: Literal["any", "differentiable"] = field(default="any", kw_only=True)
+
+
+@dataclass(frozen=True)
+class MetricSpec(Spec):
+    """A benchmark's numbers. `build(**options)` returns a `mmalign.parts.Metric`: what is counted of each sample, and the
+    formulas of the sums.
+
+    judge: what it asks of `evaluation.judge`, as judges offer it, for example {"facts", "verdicts"}.
+    """
+
+    kind: ClassVar[str] = "metric"
+    judge: frozenset[str] = field(default=frozenset(), kw_only=True)

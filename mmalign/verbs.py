@@ -9,12 +9,13 @@ from typing import Any
 from mmalign import checkpoint, plugins
 from mmalign.builtin.evaluation import evaluate as evaluate_policy
 from mmalign.builtin.held_out import measure
-from mmalign.builtin.statistics import summary
+from mmalign.builtin.statistics import estimates, summary
 from mmalign.compose import (
     Choice,
     Chosen,
     build_held_out,
     build_judges,
+    build_metrics,
     build_objective,
     build_policy,
     choose,
@@ -125,31 +126,33 @@ def score(folder: Path, rewards: Sequence[str], options: Sequence[str] = ()) -> 
 
 
 def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Sample the evaluation prompts and score them with the evaluation rewards, and take the metrics of `evaluation.data`.
+    """Sample the evaluation prompts, score them with the evaluation rewards and count them with the evaluation metrics; take
+    the objective's own metrics of `evaluation.data`.
 
-    Returns {reward: {"role", "mean", ...}}, and {"held_out": {"loss", ...}} beside it where the config names such rows.
+    Returns {reward: {"role", "mean", ...}}; where the config names such, {"metrics": {metric: {number: {"mean", ...}}}} and
+    {"held_out": {"loss", ...}} beside it.
     """
     opened = open_target(target, overrides)
     prompts, judges = evaluation_prompts(opened.chosen), build_judges(opened.chosen)
-    held_out = build_held_out(opened.chosen)
-    if not (prompts and judges) and held_out is None:
+    metrics, held_out = build_metrics(opened.chosen), build_held_out(opened.chosen)
+    if not (prompts and (judges or metrics)) and held_out is None:
         raise UserError(
-            "nothing to evaluate: the config names no evaluation.prompts or no evaluation.rewards, and no evaluation.data"
+            "nothing to evaluate: the config names no evaluation.prompts, or no evaluation.rewards and evaluation.metrics, "
+            "and no evaluation.data"
         )
     evaluation, policy = opened.chosen.config.evaluation, policy_of(opened)
-    seeds = [evaluation.seed + i for i in range(len(prompts))]
-    scores = _scored(opened, policy, prompts, judges, seeds) if judges else {}
-    results = {name: {"role": judges[name].role, **summary(found)} for name, found in scores.items()}
+    results: dict[str, Any] = {}
+    if judges or metrics:
+        seeds = [evaluation.seed + i for i in range(len(prompts))]
+        with policy.sampled(opened.chosen.evaluation_sampling):
+            found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, metrics=metrics)
+        results = {name: {"role": judges[name].role, **summary(scores)} for name, scores in found.scores.items()}
+        numbers = {name: estimates(metrics[name].numbers, counts) for name, counts in found.counts.items()}
+        results |= {"metrics": numbers} if numbers else {}
     if held_out is None:
         return results
     parts = Parts(policy, build_objective(opened.chosen), held_out, held_out=held_out)
     return {**results, "held_out": measure(parts, evaluation.batch_size, evaluation.seed)}
-
-
-def _scored(opened: Any, policy: Any, prompts: Any, judges: Any, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """By judge the scores of samples that are drawn as the evaluation says."""
-    with policy.sampled(opened.chosen.evaluation_sampling):
-        return evaluate_policy(policy, prompts, judges, seeds, opened.chosen.config.evaluation.batch_size).scores
 
 
 def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:

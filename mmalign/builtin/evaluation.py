@@ -1,8 +1,8 @@
 """Evaluate before, during and after training: the same prompts and the same seeds, so that every score is paired.
 
-    evaluation/step-000100.jsonl     prompt, seed and scores of every sample; its presence means that the step is done
+    evaluation/step-000100.jsonl     prompt, seed, scores and counts of every sample; its presence means that the step is done
     samples/step-000100/             the first of them as files that people can open, and samples.jsonl
-    evaluation.json                  before against after
+    evaluation.json                  before against after: {"rewards": {NAME: ...}, "metrics": {NAME: {NUMBER: ...}}}
 
 A step that is done is never sampled again: a resumed run reads its scores.
 """
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.builtin.files import read_rows, scores_of, step_name, to_json, write, write_rows
-from mmalign.builtin.statistics import paired, summary
+from mmalign.builtin.comparison import Comparison
+from mmalign.builtin.files import read_rows, step_name, to_json, write, write_rows
 from mmalign.console import track
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mmalign.parts import Judge, Policy
+    from mmalign.parts import Counts, Judge, Metric, Policy
     from mmalign.records import Prompt, Samples
     from mmalign.run import Run
 
@@ -35,10 +35,12 @@ class Outcome:
     """What an evaluation found.
 
     scores: by reward name, one score a prompt in their order; NaN where the reward had none.
+    counts: by metric name, what was counted of each; None where it could not be measured.
     shown: the first samples, as many as were asked for; None for no sample.
     """
 
     scores: dict[str, list[float]]
+    counts: "dict[str, list[Counts | None]]"
     shown: "Samples | None"
 
 
@@ -49,10 +51,11 @@ def evaluate(
     seeds: Sequence[int],
     batch_size: int,
     *,
+    metrics: "Mapping[str, Metric] | None" = None,
     keep: int = 0,
     show: Callable[[Sequence[int]], Iterator[int]] = iter,
 ) -> Outcome:
-    """Sample every prompt once with its seed and let every judge score the same samples.
+    """Sample every prompt once with its seed; every judge scores and every metric counts the same samples.
 
     batch_size: how many at once; it changes the speed, not the samples. keep: how many samples to give back.
     show: wraps the walk through the batches, for example in a progress bar.
@@ -62,6 +65,7 @@ def evaluate(
     from mmalign.records import Samples
 
     scores: dict[str, list[float]] = {name: [] for name in judges}
+    counts: dict[str, list[Counts | None]] = {name: [] for name in metrics or ()}
     kept: list[Samples] = []
     with torch.no_grad():
         for start in show(range(0, len(prompts), batch_size)):
@@ -69,8 +73,10 @@ def evaluate(
             samples = policy.sample(prompts[batch], seeds[batch])
             for name, judge in judges.items():
                 scores[name] += judge.reward(samples).values.tolist()
+            for name, metric in (metrics or {}).items():
+                counts[name] += metric.counts(samples)
             kept += [samples[: keep - start]] if start < keep else []
-    return Outcome(scores, Samples.joined(kept) if kept else None)
+    return Outcome(scores, counts, Samples.joined(kept) if kept else None)
 
 
 @hookimpl(trylast=True)
@@ -120,26 +126,11 @@ def _evaluate(run: "Run", step: int) -> None:
     if not _file(run, step).is_file():
         with own_random(run.config.evaluation.seed):
             _measure(run, step)
-    judges = run.parts.judges or {}
-    before, after = (scores_of(read_rows(_file(run, s))) for s in (0, step))
-    compared = {name: paired(before[name], after[name]) for name in judges}
+    before, after = (read_rows(_file(run, s)) for s in (0, step))
+    compared = Comparison(run.parts.judges or {}, run.parts.metrics or {}, before, after)
     if run.is_main and step > 0:
-        rewards = {name: {"role": judges[name].role, **compared[name]} for name in judges}
-        write(run.folder / "evaluation.json", to_json({"rewards": rewards}, indent=2) + "\n")
-    results = {name: _result(judges[name].role, after[name], compared[name]) for name in judges}
-    run.hook.mmalign_evaluated(run=run, step=step, results=results)
-
-
-def _result(role: str, scores: Sequence[float], compared: Mapping[str, Any]) -> dict[str, Any]:
-    """What plugins hear of one reward: its mean now, and the paired difference to step 0."""
-    difference = compared["difference"]
-    return {
-        "role": role,
-        **summary(scores),
-        "difference": difference["mean"],
-        "difference_se": difference["se"],
-        "win_rate": compared["win_rate"],
-    }
+        write(run.folder / "evaluation.json", to_json(compared.written(), indent=2) + "\n")
+    run.hook.mmalign_evaluated(run=run, step=step, results=compared.results())
 
 
 def _measure(run: "Run", step: int) -> None:
@@ -164,20 +155,25 @@ def _measured(run: "Run", own: slice, step: int) -> Rows:
     config = run.config.evaluation
     prompts = run.parts.evaluation_prompts[own]
     seeds = _seeds(run)[own]
-    judges = run.parts.judges or {}
+    judges, metrics = run.parts.judges or {}, run.parts.metrics or {}
 
     def show(batches: Sequence[int]) -> Iterator[int]:
         return track(batches, f"evaluating step {step}") if run.is_main else iter(batches)
 
     keep = config.grid if run.is_main else 0
-    outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, keep=keep, show=show)
-    rows: Rows = [
-        {"prompt": prompt.text, "seed": seed, "scores": {name: scores[i] for name, scores in outcome.scores.items()}}
-        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-    ]
+    how: dict[str, Any] = {"metrics": metrics, "keep": keep, "show": show}
+    outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, **how)
+    rows = [_row(prompt, seed, outcome, i) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
     if outcome.shown is not None:
         _write_samples(run, outcome.shown, rows, step)
     return rows
+
+
+def _row(prompt: "Prompt", seed: int, outcome: Outcome, index: int) -> dict[str, Any]:
+    """What the file of a step says of a sample."""
+    scores = {name: scores[index] for name, scores in outcome.scores.items()}
+    counts = {name: counts[index] for name, counts in outcome.counts.items()}
+    return {"prompt": prompt.text, "seed": seed, "scores": scores, **({"counts": counts} if counts else {})}
 
 
 def _write_samples(run: "Run", samples: "Samples", rows: Rows, step: int) -> None:

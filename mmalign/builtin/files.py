@@ -65,6 +65,11 @@ def scores_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
     return scores
 
 
+def counts_of(rows: Iterable[Mapping[str, Any]], metric: str) -> list[dict[str, float] | None]:
+    """What a metric counted of evaluation rows, in their order; None where it could not."""
+    return [row["counts"][metric] for row in rows]
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

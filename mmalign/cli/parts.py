@@ -19,7 +19,9 @@ def list_parts(
     ctx: typer.Context,
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="models, objectives, rewards, datasets, judges or guidance; all by default."),
+        typer.Argument(
+            metavar="KIND", help="models, objectives, rewards, metrics, datasets, judges or guidance; all by default."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +49,9 @@ def list_parts(
 
 def describe(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, objective, reward, dataset, judge or guidance.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="model, objective, reward, metric, dataset, judge or guidance.")
+    ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `mmalign list`.")],
     as_json: Json = False,
 ) -> None:

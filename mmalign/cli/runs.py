@@ -167,19 +167,38 @@ def score(
         _say_scores(results, ())
 
 
-def evaluate(ctx: typer.Context, target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Sample the evaluation prompts of a run or a config and score them; take the objective's metrics of its held-out rows."""
+def evaluate(
+    ctx: typer.Context,
+    target: Target,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write it as JSON.")] = None,
+) -> None:
+    """Sample the evaluation prompts of a run or a config, score and count them; take the objective's metrics of its held-out
+    rows."""
     need_plugins(ctx)
 
     from mmalign import verbs
 
     results = verbs.evaluate(target, overrides or ())
+    if out is not None:
+        from mmalign.builtin.files import to_json, write
+
+        write(out, to_json(results, indent=2) + "\n")
     if as_json:
         say_json(results)
         return
+    _say_evaluation(results)
+
+
+def _say_evaluation(results: dict[str, Any]) -> None:
+    """A table each for rewards, metrics and held-out rows."""
+    metrics = results.pop("metrics", {})
     held_out = results.pop("held_out", None)
     if results:
         _say_scores(results, ("role",))
+    for name, numbers in metrics.items():
+        _say_scores(numbers, (), what=name)
     if held_out is not None:
         say_table(("held-out rows", "value"), [(name, f"{value:.4f}") for name, value in held_out.items()])
 
@@ -205,9 +224,9 @@ def _check_reward_option(option: str, rewards: Sequence[str]) -> None:
         raise UserError(f"'{option}': '{name}' is not among the rewards of --reward{nearest(name, rewards)}")
 
 
-def _say_scores(results: Mapping[str, Mapping[str, Any]], extra: Sequence[str]) -> None:
-    """A line a reward: mean, standard error, number of samples scored and not scored."""
-    headers = ("reward", *extra, "mean", "se", "n", "unscored")
+def _say_scores(results: Mapping[str, Mapping[str, Any]], extra: Sequence[str], what: str = "reward") -> None:
+    """A line a reward, or a metric's number: mean, standard error, number of samples scored and not scored."""
+    headers = (what, *extra, "mean", "se", "n", "unscored")
     rows = []
     for name, result in results.items():
         numbers = (f"{result['mean']:.4f}", f"{result['se']:.4f}", result["n"], result["unscored"])

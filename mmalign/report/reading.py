@@ -20,7 +20,8 @@ class Record:
     """What a run folder holds.
 
     metrics, timing: a row a step. scores: by step, then by reward, one score a prompt.
-    rewards: those of `evaluation.json`, by name. samples: by step, the rows of its manifest.
+    rewards: those of `evaluation.json`, by name, and `metric/number` with the role "metric" beside them.
+    samples: by step, the rows of its manifest.
     held_out: a row each time that rows which are not trained on were measured.
     """
 
@@ -80,12 +81,22 @@ def read(folder: Path) -> Record:
         metrics=read_rows(folder / "metrics.jsonl"),
         timing=read_rows(folder / "timing.jsonl"),
         scores={step_of(path): scores_of(read_rows(path)) for path in evaluations},
-        rewards=_json(folder / "evaluation.json").get("rewards", {}),
+        rewards=_compared(_json(folder / "evaluation.json")),
         samples={step_of(path.parent): read_rows(path) for path in samples},
         held_out=read_rows(folder / "held_out.jsonl"),
         warnings=list(dict.fromkeys(row["message"] for row in read_rows(folder / "warnings.jsonl"))),
         environment=_json(folder / "environment.json"),
     )
+
+
+def _compared(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Rewards, and the numbers of metrics, which nobody wins."""
+    metrics = {
+        f"{metric}/{name}": {"role": "metric", "win_rate": None, **number}
+        for metric, numbers in evaluation.get("metrics", {}).items()
+        for name, number in numbers.items()
+    }
+    return {**evaluation.get("rewards", {}), **metrics}
 
 
 def _json(path: Path) -> dict[str, Any]:

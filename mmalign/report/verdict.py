@@ -17,6 +17,8 @@ def verdict(record: Record) -> str:
         return _without_evaluation(record)
     roles = ("trained", "held-out")
     clauses = [_clause(name, r) for role in roles for name, r in record.rewards.items() if r["role"] == role]
+    if not clauses:
+        return "No reward was evaluated; what was counted before and after stands in the table."
     text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}. {judgement(record.rewards)}".strip()
 

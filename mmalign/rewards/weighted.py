@@ -181,7 +181,9 @@ def _scaled(spans: Spans | None, weights: Tensor) -> Spans | None:
     """What segments earned, times the weight of their sample."""
     if spans is None:
         return None
-    return [[(end, weight * earned) for end, earned in row] for weight, row in zip(weights.tolist(), spans, strict=True)]
+    return [
+        [(end, weight * earned) for end, earned in row] for weight, row in zip(weights.tolist(), spans, strict=True)
+    ]
 
 
 def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:

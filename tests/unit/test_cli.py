@@ -287,7 +287,7 @@ def test_the_core_alone_lists_and_says_what_to_install(run):
 
 def test_list_is_the_same_in_json(run):
     everything = json.loads(run("list", "--json").stdout)
-    assert set(everything) == {"models", "objectives", "rewards", "datasets", "judges", "guidance"}
+    assert set(everything) == {"models", "objectives", "rewards", "metrics", "datasets", "judges", "guidance"}
     (dpo,) = (part for part in everything["objectives"] if part["name"] == "dpo")
     assert dpo["distribution"] == "mmalign"
     assert (dpo["needs"], dpo["columns"]) == (["likelihood"], ["chosen", "prompt", "rejected"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import JudgeSpec, ModelSpec, RewardSpec
+from mmalign.specs import DataSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -17,6 +17,44 @@ def mmalign_models() -> Iterator[ModelSpec]:
     """Any vision-language model of transformers that keeps a placeholder token for each image feature, as LLaVA does."""
     yield ModelSpec("vlm", "mmalign_lvlm.models:VisionLanguageModel", process="tokens")
     yield ModelSpec("vlm-reward", "mmalign_lvlm.models:VisionLanguageJudge", process="scoring")
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """Trained models of segments and of critiques, as rewards."""
+    yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
+    yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
+    yield RewardSpec("critiqued", "mmalign_lvlm.rewards.critique:CritiquedReward", paper="arXiv:2502.10391")
+
+
+@hookimpl
+def mmalign_metrics() -> Iterator[MetricSpec]:
+    """Benchmarks of hallucination and critique."""
+    home = "mmalign_lvlm.metrics"
+    yield MetricSpec("chair", f"{home}.chair:Chair", paper="arXiv:1809.02156")
+    yield MetricSpec("object-halbench", f"{home}.chair:ObjectHalBench", paper="arXiv:2312.00849")
+    yield MetricSpec("pope", f"{home}.pope:Pope", paper="arXiv:2305.10355")
+    yield MetricSpec("amber", f"{home}.amber:Amber", paper="arXiv:2311.07397")
+    yield MetricSpec("mmhal", f"{home}.mmhal:Mmhal", judge=frozenset({"answers"}), paper="arXiv:2309.14525")
+    yield MetricSpec(
+        "faithscore", f"{home}.faithscore:FaithScore", judge=frozenset({"facts", "verdicts"}), paper="arXiv:2311.01477"
+    )
+    yield MetricSpec("visco", f"{home}.visco:Visco", judge=frozenset({"answers"}), paper="arXiv:2412.02172")
+
+
+@hookimpl
+def mmalign_datasets() -> Iterator[DataSpec]:
+    """Prompts of benchmarks, from their official files."""
+    for name, source, paper in (
+        ("pope", "PopePrompts", "arXiv:2305.10355"),
+        ("pope-questions", "PopeQuestions", "arXiv:2305.10355"),
+        ("coco-images", "CocoImages", "arXiv:1809.02156"),
+        ("object-halbench", "ObjectHalBenchPrompts", "arXiv:2312.00849"),
+        ("mmhal", "MmhalPrompts", "arXiv:2309.14525"),
+        ("amber", "AmberPrompts", "arXiv:2311.07397"),
+        ("visco", "ViscoPrompts", "arXiv:2412.02172"),
+    ):
+        yield DataSpec(name, f"mmalign_lvlm.benchmarks:{source}", paper=paper)
 
 
 @hookimpl
@@ -32,14 +70,6 @@ def mmalign_split(text: str) -> Sequence[tuple[int, int]]:
     from mmalign_lvlm import segments
 
     return segments.split(text)
-
-
-@hookimpl
-def mmalign_rewards() -> Iterator[RewardSpec]:
-    """Trained models of segments and of critiques, as rewards."""
-    yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
-    yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
-    yield RewardSpec("critiqued", "mmalign_lvlm.rewards.critique:CritiquedReward", paper="arXiv:2502.10391")
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mmalign import DataSpec, JudgeSpec, RewardSpec, hookimpl
+from mmalign import DataSpec, JudgeSpec, MetricSpec, RewardSpec, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -18,6 +18,12 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
     yield RewardSpec("video-oracle", "mmalign_shapes.rewards:VideoOracle")
     yield RewardSpec("caption-oracle", "mmalign_shapes.rewards:CaptionOracle")
     yield RewardSpec("caption-recall", "mmalign_shapes.rewards:CaptionRecall")
+
+
+@hookimpl
+def mmalign_metrics() -> Iterator[MetricSpec]:
+    """Hallucination, recall and length of captions."""
+    yield MetricSpec("captions", "mmalign_shapes.metrics:Captions")
 
 
 @hookimpl

@@ -1,15 +1,16 @@
 """The oracle as a reward, of pictures, videos and captions: what is right is right, and nobody can argue with it by gradient."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
-from mmalign.records import Prompt, Samples, Scores
+from mmalign.metrics import ratio
+from mmalign.records import Samples, Scores
 from mmalign_shapes import moving_oracle
-from mmalign_shapes.oracle import judge_batch, judged
+from mmalign_shapes.metrics import counted, scene_of
+from mmalign_shapes.oracle import judge_batch
 from mmalign_shapes.scenes import Scene
 from mmalign_shapes.statements import TYPES
 
@@ -78,7 +79,7 @@ class CaptionOracle:
         and so for those of each type: `existence`, `attribute`, `relation`; `recall`, the share of the scene's things that
         are named with colour and shape; `statements`, how many; `length`, in words.
         """
-        rows = [_told(text, _scene(prompt)) for prompt, text in zip(samples.prompts, samples.responses, strict=True)]
+        rows = [_told(text, scene_of(prompt)) for prompt, text in zip(samples.prompts, samples.responses, strict=True)]
         columns = {name: torch.tensor([row[name] for row in rows]) for name in _DIMENSIONS}
         return Scores(-torch.where(columns["statements"] == 0, 1.0, columns["hallucination"]), columns)
 
@@ -97,27 +98,11 @@ _DIMENSIONS = ("hallucination", *TYPES, "recall", "statements", "length")
 
 def _told(text: str, scene: Scene) -> dict[str, float]:
     """The dimensions of one answer."""
-    found = [(one.statement.claim, one.true) for one in judged(text, scene) if one.true is not None]
-    named = {claim.things for claim, true in found if claim.type == "attribute" and true}
+    found = counted(text, scene)
     return {
-        "hallucination": _false([true for _, true in found]),
-        **{name: _false([true for claim, true in found if claim.type == name]) for name in TYPES},
-        "recall": len(named) / len(scene.things),
-        "statements": float(len(found)),
-        "length": float(len(text.split())),
+        "hallucination": ratio(found["false"], found["statements"]),
+        **{name: ratio(found[f"false {name}"], found[f"statements {name}"]) for name in TYPES},
+        "recall": found["named"] / found["things"],
+        "statements": float(found["statements"]),
+        "length": float(found["words"]),
     }
-
-
-def _false(verdicts: Sequence[bool]) -> float:
-    """The share that is false; 0 of none."""
-    return verdicts.count(False) / max(1, len(verdicts))
-
-
-def _scene(prompt: Prompt) -> Scene:
-    scene = prompt.metadata.get("scene")
-    if not isinstance(scene, Scene):
-        raise UserError(
-            f"the oracle needs to know what the picture of prompt '{prompt.text[:60]}' shows, but there is no scene "
-            "with it: use prompts of shapes-images"
-        )
-    return scene

@@ -55,9 +55,7 @@ class Ltx(VideoFamily):
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """prompt_embeds `[B, tokens, width]` and prompt_attention_mask `[B, tokens]`."""
-        embeds, mask, _, _ = self.pipe.encode_prompt(
-            list(texts), do_classifier_free_guidance=False, device=self.device
-        )
+        embeds, mask, _, _ = self.pipe.encode_prompt(list(texts), do_classifier_free_guidance=False, device=self.device)
         return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
 
     def predict(self, network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

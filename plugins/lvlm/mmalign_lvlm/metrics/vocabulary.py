@@ -1,0 +1,191 @@
+"""Which objects a text names: words and their synonyms, in the singular and the plural.
+
+CHAIR's rules (Rohrbach et al. 2018, arXiv:1809.02156): the longest expression counts ("hot dog" is no dog); "baby" and "adult"
+before an animal, and "passenger" before a vehicle, are no object; where "toilet" is named, "seat" is none.
+
+Where it differs: there is no tokenizer or lemmatiser to download. Words are runs of letters, and plurals are made from the
+vocabulary by the rules of English.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from mmalign.errors import UserError
+
+COCO: Mapping[str, Sequence[str]] = {
+    name.strip(): [word.strip() for word in words.split(",") if word.strip()]
+    for name, _, words in (
+        line.partition(":")
+        for line in """\
+person: man, woman, boy, girl, child, kid, baby, toddler, infant, adult, lady, guy, gentleman, people, pedestrian, player, \
+batter, pitcher, catcher, umpire, skier, snowboarder, surfer, skateboarder, rider, cyclist, biker, chef, waiter, officer, \
+policeman, fireman, worker, driver, passenger, spectator, soldier, bride, groom, student, teacher, teenager
+bicycle: bike, cycle
+car: automobile, sedan, suv, minivan, hatchback, taxi, cab, limousine
+motorcycle: motorbike, scooter, moped
+airplane: plane, aeroplane, aircraft, airliner, jet, biplane
+bus: minibus, trolleybus
+train: locomotive, subway train, tram, streetcar, caboose
+truck: lorry, pickup, firetruck, fire truck, fire engine, semi truck, dump truck
+boat: ship, ferry, canoe, kayak, sailboat, yacht, raft, rowboat, motorboat, gondola
+traffic light: stoplight, traffic signal, stop light
+fire hydrant: hydrant
+stop sign:
+parking meter:
+bench: pew
+bird: pigeon, seagull, gull, duck, goose, swan, owl, eagle, parrot, ostrich, sparrow, crow, penguin, flamingo, peacock
+cat: kitten, kitty
+dog: puppy, pup, hound, poodle, terrier, retriever, bulldog
+horse: pony, foal, stallion, mare, colt
+sheep: lamb, ewe, ram
+cow: calf, bull, cattle, ox
+elephant:
+bear: panda, polar bear, grizzly
+zebra:
+giraffe:
+backpack: knapsack, rucksack
+umbrella: parasol
+handbag: purse, wallet
+tie: necktie, bow tie, bowtie
+suitcase: luggage, briefcase
+frisbee: flying disc
+skis: ski
+snowboard:
+sports ball: ball, baseball, basketball, football, soccer ball, tennis ball, volleyball
+kite:
+baseball bat: bat
+baseball glove: mitt, catcher's mitt
+skateboard:
+surfboard: longboard
+tennis racket: racket, racquet, tennis racquet
+bottle: flask
+wine glass: wineglass, goblet
+cup: mug, teacup, coffee cup
+fork:
+knife: knives, pocketknife
+spoon: teaspoon
+bowl:
+banana:
+apple:
+sandwich: burger, hamburger, cheeseburger, sub
+orange: tangerine, clementine
+broccoli:
+carrot:
+hot dog: hotdog, frankfurter
+pizza:
+donut: doughnut, bagel
+cake: cupcake, cheesecake, birthday cake
+chair: seat, stool, armchair, recliner
+couch: sofa, loveseat, settee
+potted plant: houseplant, flowerpot
+bed: mattress, bunk bed
+dining table: table, desk, coffee table
+toilet: toilet seat, urinal, commode
+tv: television, tv screen, monitor
+laptop: notebook computer, laptop computer
+mouse: computer mouse
+remote: remote control
+keyboard:
+cell phone: phone, cellphone, smartphone, mobile phone, telephone, iphone
+microwave: microwave oven
+oven: stove, stove top
+toaster:
+sink: washbasin, basin
+refrigerator: fridge, freezer
+book: novel, textbook
+clock: alarm clock, wall clock
+vase:
+scissors: scissor, pair of scissors
+teddy bear: stuffed bear, stuffed animal, teddy
+hair drier: hair dryer, hairdryer, blow dryer
+toothbrush:""".splitlines()
+    )
+}
+"""The 80 classes of COCO, by their names there, and words for them."""
+
+ANIMALS = frozenset(("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"))
+VEHICLES = frozenset(("airplane", "bus", "train", "truck", "boat", "car"))
+NO_OBJECTS = ("home plate", "train track", "hot dog stand", "bus stop", "bus station", "train station", "car park")
+"""Expressions that begin like an object of COCO and are none."""
+
+_IRREGULAR = {
+    "child": "children", "foot": "feet", "goose": "geese", "ox": "oxen", "person": "persons", "sheep": "sheep",
+    "knife": "knives", "calf": "calves", "people": "people", "cattle": "cattle", "broccoli": "broccoli", "scissors": "scissors",
+    "skis": "skis", "luggage": "luggage", "aircraft": "aircraft", "knives": "knives",
+}  # fmt: skip
+
+
+class Vocabulary:
+    """Classes of objects and the words that name them.
+
+    classes: by class, words beside its own name. others: expressions that begin like one of these and name no class.
+    """
+
+    def __init__(self, classes: Mapping[str, Sequence[str]], others: Sequence[str] = ()):
+        self._named: dict[tuple[str, ...], str | None] = {}
+        for expression in others:
+            self._learn(expression, None)
+        for name, words in classes.items():
+            for word in (name, *words):
+                self._learn(word, name)
+        self._longest = max(map(len, self._named), default=1)
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """From a file in the layout of CHAIR's `synonyms.txt`: a line a class, its words with commas, the name first."""
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"no such file: {path}")
+        rows = [[word.strip() for word in line.split(",")] for line in file.read_text(encoding="utf-8").splitlines()]
+        return cls({row[0]: row[1:] for row in rows if row[0]}, NO_OBJECTS)
+
+    def class_of(self, name: str) -> str:
+        """The class that a word or expression names. Raises UserError for one that names none."""
+        found = self._named.get(_words(name))
+        if found is None:
+            raise UserError(f"'{name}' is no object of the vocabulary: add it to the file of `synonyms`")
+        return found
+
+    def mentions(self, text: str) -> list[str]:
+        """The class of every object that a text names, as often as it does."""
+        words, at = _words(text), 0
+        found: list[tuple[tuple[str, ...], str]] = []
+        while at < len(words):
+            size = next((n for n in range(self._longest, 0, -1) if words[at : at + n] in self._named), 1)
+            named = self._named.get(words[at : at + size])
+            if named and not self._modifies(words[at], words[at + size : at + size + 1]):
+                found.append((words[at : at + size], named))
+            at += size
+        in_toilet = any(named == "toilet" for _, named in found)
+        return [named for said, named in found if not (in_toilet and said in (("seat",), ("seats",)))]
+
+    def _modifies(self, word: str, following: tuple[str, ...]) -> bool:
+        """Whether a word says of which kind the next thing is, and names none itself."""
+        named = self._named.get(following)
+        return (word in ("baby", "adult") and named in ANIMALS) or (word == "passenger" and named in VEHICLES)
+
+    def _learn(self, expression: str, name: str | None) -> None:
+        for form in (expression, plural(expression)):
+            self._named.setdefault(_words(form), name)
+
+
+def plural(expression: str) -> str:
+    """An expression with its last word in the plural."""
+    before, space, word = expression.rpartition(" ")
+    return f"{before}{space}{_plural(word)}"
+
+
+def _plural(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith("man") and word != "human":
+        return f"{word[:-2]}en"
+    if re.search(r"(?:s|x|z|ch|sh)$", word):
+        return f"{word}es"
+    return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z]+", text.lower()))
