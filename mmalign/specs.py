@@ -93,6 +93,9 @@ class ObjectiveSpec(Spec):
 class RewardSpec(Spec):
     """A reward. `build(**options)` returns a callable on `Samples` that gives `[B]` or `Scores`, higher is better.
 
+    A preference model may also have `preferred(samples, others)`, which gives `[B]`: how probably each sample is better than
+    the other one of its prompt.
+
     differentiable: gradient flows from the scores to `samples.media`.
     """
 

@@ -17,6 +17,7 @@ from mmalign.data.collect import collect
 from mmalign.document import read_source
 from mmalign.maths.agreement import kendall
 from mmalign.objectives import cream, dpo
+from mmalign.parts import Parts
 from mmalign.records import Prompt, Samples
 from mmalign.rewards import implicit
 from mmalign.rewards.implicit import Implicit
@@ -138,14 +139,10 @@ def test_pairs_know_how_consistent_their_prompts_ranking_was(tmp_path):
         tau = kendall(scores.values[own], scores.dimensions["length"][own]).item()
         assert pairs[i]["consistency"] == pytest.approx((tau + 1) / 2)
     batch = {name: [pairs[i][name] for i in range(2)] for name in ("prompt", "chosen", "rejected", "consistency")}
-    found = cream.terms(toy.parts().__class__(policy, None, []), batch, toy.rng())
+    found = cream.terms(Parts(policy, None, []), batch, toy.rng())
     assert found["consistency"].tolist() == batch["consistency"]
-    assert "consistency" not in collect(run_in(tmp_path_of(tmp_path)), Collect(samples_per_prompt=4))[0]
-
-
-def tmp_path_of(folder):
-    (folder / "other").mkdir()
-    return folder / "other"
+    (tmp_path / "plain").mkdir()
+    assert "consistency" not in collect(run_in(tmp_path / "plain"), Collect(samples_per_prompt=4))[0]
 
 
 CONFIG = """

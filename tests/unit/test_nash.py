@@ -10,6 +10,7 @@ from mmalign.objectives import nash_md
 from mmalign.parts import Parts
 from mmalign.records import Experience, Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from mmalign.samplers.tokens import choose
 
 PROMPTS = [Prompt("ab"), Prompt("c"), Prompt("ddd")]
 SEEDS = [5, 6, 7]
@@ -41,9 +42,12 @@ def test_opponents_are_the_policys_samples_at_0_and_the_references_at_1(sampling
 def test_each_token_is_of_the_normalised_geometric_mean(monkeypatch):
     """At every step the logits that are chosen from are, up to a constant, c log r + (1 - c) log p of what was said."""
     made, seen = policy(), []
-    choose = "mmalign.processes.tokens.choose"
-    original = __import__("mmalign.samplers.tokens", fromlist=["choose"]).choose
-    monkeypatch.setattr(choose, lambda logits, *rest: seen.append(logits) or original(logits, *rest))
+
+    def watching(logits, *rest):
+        seen.append(logits)
+        return choose(logits, *rest)
+
+    monkeypatch.setattr("mmalign.processes.tokens.choose", watching)
     (said,) = made.mixed(PROMPTS[:1], SEEDS[:1], 0.3).responses
     ids = [*made.model.tokenize(PROMPTS[:1], [said])[0]]
     for step, logits in enumerate(seen[: len(ids)]):
