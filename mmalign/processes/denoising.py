@@ -112,7 +112,9 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         to keep less of them until then.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"likelihood", "divergence", "differentiable", "rollouts", "guided"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "guided"}
+    )
     Sampling = _Sampling
 
     def __init__(self, model: DenoisingModel, sampling: _Sampling, gradient_checkpointing: bool = False):
@@ -236,6 +238,10 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         target = self.model.path.target(encoded.latents, draw.noise, draw.t)
         values = -0.5 * _mean_square(self._predict(encoded, draw) - target)[:, None]
         return LogProbs(values, torch.ones_like(values))
+
+    def signal(self, draw: Draw) -> Tensor:
+        """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
+        return self.model.path.coefficients(draw.t)[0].float() ** 2
 
     def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
         """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
