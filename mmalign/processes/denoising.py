@@ -103,7 +103,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "divergence", "differentiable", "rollouts", "guided", "encodings"}
+        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "guided", "encodings"}
     )
     Sampling = _Sampling
 
@@ -230,6 +230,10 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         target = self.model.path.target(encoded.latents, draw.noise, draw.t)
         values = -0.5 * encoded.mean_square(self._predict(encoded, draw) - target)[:, None]
         return LogProbs(values, torch.ones_like(values))
+
+    def signal(self, draw: Draw) -> Tensor:
+        """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
+        return self.model.path.coefficients(draw.t)[0].float() ** 2
 
     def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
         """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""

@@ -35,7 +35,7 @@ DEFAULTS = {
     "tis-dpo": {"beta": 0.1, "label_smoothing": 0.0, "margin": 0.0, "k": 1.0, "lowest": -0.5, "highest": 1.5, **ASKED},
     "t-reg": {"beta": 0.1, "alpha": 0.25, **ASKED},  # lvlm 5.8
     "diffusion-dpo": {"beta": 5000.0, "prompt_dropout": 0.2},  # diffusion 2.1
-    "flow-dpo": {"beta": 500.0, **PAIRED},  # diffusion 8.2
+    "flow-dpo": {"beta": 500.0, "schedule": "constant", "scale": None},  # diffusion 8.2
     "sft": {},
     "rwr": {"temperature": 5.0},  # diffusion 5.2
     "flow-rwr": {"limit": 5.0},  # diffusion 8.3

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from unit.toy import gradient, pairs, parts, paths, prompts, rng
 
 from mmalign import UserError
-from mmalign.objectives import alignprop, diffusion_dpo, dpo, draft, drtune, refl, reward_gradient, sft
+from mmalign.objectives import alignprop, diffusion_dpo, dpo, draft, drtune, flow_dpo, refl, reward_gradient, sft, sides
 from mmalign.samplers import gradient as plans
 
 KINDS = list(paths())
@@ -165,6 +165,23 @@ def test_flow_dpo_with_the_schedule_is_diffusion_dpo_on_the_noise():
     scheduled = beta * (1 - draw.t[:4].double()) ** 2
     assert_close(scheduled * (chosen - rejected), beta * (winner - loser), rtol=1e-6, atol=1e-9)
     assert not (beta * (chosen - rejected)).allclose(beta * (winner - loser))
+
+
+def test_the_schedule_of_flow_dpo_weighs_each_pair_by_its_time():
+    made, batch = parts("flow"), pairs(4)
+    constant = flow_dpo.terms(made, batch, rng(5))
+    scheduled = flow_dpo.terms(made, batch, rng(5), schedule="(1-t)^2")
+    again = rng(5)
+    _, draw = sides.encoded(made, batch, again)
+    for name, values in constant.items():
+        assert_close(scheduled[name], (1 - draw.t[:4]) ** 2 * values, rtol=1e-6, atol=1e-12)
+
+
+def test_the_schedule_of_flow_dpo_is_for_models_with_times(monkeypatch):
+    made = parts("flow")
+    monkeypatch.setattr(type(made.policy), "offers", frozenset({"likelihood"}))
+    with pytest.raises(UserError, match=r"objective\.schedule"):
+        flow_dpo.terms(made, pairs(2), rng(5), schedule="(1-t)^2")
 
 
 def test_a_pair_costs_one_forward_of_the_policy_and_one_of_the_reference():

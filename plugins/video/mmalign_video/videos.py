@@ -1,7 +1,8 @@
 """Videos as files and as frames `[F, 3, H, W]` in [0, 1]."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from av.stream import Disposition
 from torch import Tensor
 
 from mmalign.errors import UserError
-from mmalign.records import Media
+from mmalign.records import Media, Samples
+from mmalign_video.sheet import sheet
+
+FRAME_RATE = 8.0
+"""Frames a second of written videos of which nobody knows it."""
 
 # Containers round timestamps; some of them to milliseconds.
 _ROUNDING = 0.002
@@ -37,6 +42,34 @@ def read(media: Media, frame_rate: float | None = None, frames: int | None = Non
             "or set model.frames or model.frame_rate to what the data have"
         )
     return found
+
+
+def write(samples: Samples, folder: Path) -> Sequence[Path]:
+    """Write `0000.mp4`, `0001.mp4`, ... at the samples' frame rate and an overview `grid.png`. Returns the former."""
+    media = samples.media.detach().float().nan_to_num(0).clamp(0, 1).cpu()
+    paths = [folder / f"{index:04d}.mp4" for index in range(len(media))]
+    for frames, path in zip(media, paths, strict=True):
+        _encode(frames, path, samples.frame_rate or FRAME_RATE)
+    if paths:
+        sheet(media, samples.texts).save(folder / "grid.png")
+    return paths
+
+
+def _encode(frames: Tensor, path: Path, frame_rate: float) -> None:
+    """H.264, or MPEG-4 where it is missing; their players want even sides, so the last row or column may be doubled."""
+    height, width = frames.shape[-2:]
+    even = torch.nn.functional.pad(frames, (0, width % 2, 0, height % 2), mode="replicate")
+    levels = (even * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    # Small pictures show every fault of coarse coding.
+    options = {"crf": "12"} if codec == "libx264" else {"qscale": "2"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(1001), options=options)
+        stream.height, stream.width = levels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in levels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def _name(media: Media) -> str:
@@ -67,9 +100,33 @@ def _frames(container: Any, name: str, frame_rate: float | None) -> Iterator[np.
         raise UserError(f"{name} holds {held}: replace the file or remove its row")
     stream = streams[0]
     stream.thread_type = "AUTO"
-    rate = frame_rate or float(stream.average_rate or stream.guessed_rate)
-    for frame in _shown(container.decode(stream), rate, 1 / float(stream.average_rate or rate)):
+    rate = float(stream.average_rate or stream.guessed_rate or FRAME_RATE)
+    decoded = _whole(container, stream, 1 / rate, name)
+    for frame in _shown(decoded, frame_rate or rate, 1 / rate):
         yield frame.to_ndarray(format="rgb24")
+
+
+def _whole(container: Any, stream: Any, length: float, name: str) -> Iterator[Any]:
+    """All frames. Raises UserError where the file ends before it says. length: of a frame in seconds."""
+    count, end = 0, 0.0
+    for frame in container.decode(stream):
+        count, end = count + 1, max(end, frame.time + float((frame.duration or 0) * frame.time_base or length))
+        yield frame
+    missing = _end(container, stream, end) - end
+    # Not all containers count their frames; those that do not also round.
+    if count and count != stream.frames and missing > length * (0.5 if stream.frames else 1.5):
+        raise UserError(
+            f"{name} is cut off ({missing:.2f} of {end + missing:.2f} seconds are missing): replace the file or remove its row"
+        )
+
+
+def _end(container: Any, stream: Any, found: float) -> float:
+    """When the video ends, in seconds, as the file says; what was found where it does not."""
+    if stream.duration:
+        return float((stream.start_time or 0) + stream.duration) * float(stream.time_base)
+    # A container's duration is that of its sound, too.
+    known = container.duration is not None and not container.streams.audio
+    return float(container.duration / av.time_base) if known else found
 
 
 def _shown(frames: Iterator[Any], rate: float, last: float) -> Iterator[Any]:

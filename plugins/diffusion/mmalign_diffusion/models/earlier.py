@@ -33,8 +33,16 @@ def fuse(denoisers: Mapping[str, Any], kind: str, path: str) -> Mapping[str, Mat
 
 
 def _fused(denoiser: Any, kind: str, place: str, folder: str, path: str) -> Matrices:
+    # diffusers looks into `subfolder` only where the folder itself holds no such file.
+    local = Path(place).is_dir()
     try:
-        denoiser.load_lora_adapter(place, prefix=kind, adapter_name=_NAME, weight_name=_FILE, subfolder=folder or None)
+        denoiser.load_lora_adapter(
+            str(Path(place) / folder) if local else place,
+            prefix=kind,
+            adapter_name=_NAME,
+            weight_name=_FILE,
+            subfolder=None if local else folder or None,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
