@@ -125,7 +125,7 @@ def test_each_change_makes_one_statement_false_by_one_word_and_has_its_type(seed
 
 def test_the_share_of_false_statements_is_as_asked_for() -> None:
     rng = random.Random(0)
-    scenes = [draw_scene(rng, rng.choice((2, 3))) for _ in range(300)]
+    scenes = [draw_scene(rng, rng.choice((2, 3))) for _ in range(800)]
     told = [str(hallucinated(describe(scene, rng), scene, 0.3, rng)) for scene in scenes]
     found = [
         one for text, scene in zip(told, scenes, strict=True) for one in judged(text, scene) if one.true is not None

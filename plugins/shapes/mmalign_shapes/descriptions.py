@@ -39,8 +39,8 @@ class Description:
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
-    """A true description of a scene of one to four things, in a random order."""
-    order = rng.sample(range(len(scene.things)), len(scene.things))
+    """A true description of a scene of one to four things, from the upper left to the lower right, as people read."""
+    order = sorted(range(len(scene.things)), key=lambda i: scene.things[i].x + scene.things[i].y)
     pairs = [(order[k - 1], order[k]) if k % 2 else (order[k], rng.choice(order[:k])) for k in range(1, len(order))]
     links = [Link(a, relation, b) for a, b in pairs for relation in _related(scene, a, b, True)[:1]]
     return Description(len(order), scene.kinds, tuple(links), tuple(order))
