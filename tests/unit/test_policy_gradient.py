@@ -320,10 +320,11 @@ class Watch:
 def test_the_reward_rises_within_a_few_dozen_steps(name, tmp_path: Path):
     watch = Watch()
     buffer = {"samples_per_prompt": 8, "batch_size": 32}
+    # Nash-MD rests where its own pull towards the reference says.
     run = made(
         tmp_path,
         name,
-        REQUIRED.get(name),
+        {"beta": 0.0} if name == "nash-md" else REQUIRED.get(name),
         plugins=(watch,),
         rollouts=buffer,
         steps=30,
