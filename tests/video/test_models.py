@@ -109,11 +109,11 @@ def test_encode_gives_latents_that_decode_knows(family: str, adapted: Adapted) -
     assert found.std is not None
     with torch.no_grad():
         known = model.pipe.vae.encode(pixels.transpose(1, 2) * 2 - 1).latent_dist
-    for latents, expected in ((found.mean, known.mean), (found.mean + found.std, known.mean + known.std)):
-        assert latents.shape == (2, *model.latent_shape)
-        back = model.family.unscale(latents)
+    for scaled, expected in ((found.mean, known.mean), (found.mean + found.std, known.mean + known.std)):
+        assert scaled.shape == (2, *model.latent_shape)
+        back = model.family.unscale(scaled)
         torch.testing.assert_close(back, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model.family.scale(back), latents)
+        torch.testing.assert_close(model.family.scale(back), scaled)
 
 
 @torch.no_grad()
