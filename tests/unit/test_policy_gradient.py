@@ -3,7 +3,6 @@ model through the real loop.
 """
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -386,15 +385,6 @@ def test_every_pass_visits_every_sample_once(tmp_path: Path):
     assert len(set(seeds[0])) == 16
     assert sorted(seeds[0]) == sorted(seeds[1]) != sorted(seeds[2])
     assert seeds[0] != seeds[1]
-
-
-def test_a_buffer_of_videos_that_is_restored_knows_their_frame_rate(tmp_path: Path):
-    run = made(tmp_path, "grpo")
-    next(run.feed)
-    run.feed._rollout = replace(run.feed._buffer, samples=replace(run.feed._buffer.samples, frame_rate=8.0))
-    other = made(tmp_path, "grpo").feed
-    other.load_state_dict(run.feed.state_dict())
-    assert other._buffer.samples == run.feed._buffer.samples
 
 
 def test_batches_hold_the_rows_of_their_own_samples(tmp_path: Path):
