@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ class Engine:
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
+        AcceleratorState._reset_state()  # another stage of this process may have had another precision
         self.accelerator = Accelerator(mixed_precision=trainer.precision)
         kind = self.accelerator.distributed_type.value
         if kind in _SHARDED:

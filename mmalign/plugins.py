@@ -35,8 +35,17 @@ OFFERS = {
 
 HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
-    "mmalign-lvlm": ("vlm", "vlm-reward", "http"),
-    "mmalign-shapes": ("shapes-prompts", "oracle", "shapes-oracle"),
+    "mmalign-lvlm": (
+        *("vlm", "vlm-reward", "http", "segment-reward", "segment-likelihood", "critiqued"),
+        *("chair", "object-halbench", "pope", "amber", "mmhal", "faithscore", "visco"),
+        *("pope-questions", "coco-images"),
+    ),
+    "mmalign-video": ("diffusers-video",),
+    "mmalign-shapes": (
+        *("oracle", "video-oracle", "caption-oracle", "caption-recall", "captions", "shapes-oracle"),
+        *("shapes-prompts", "shapes-images", "shapes-captions", "shapes-corrections", "shapes-feedback"),
+        *("shapes-video-prompts", "shapes-videos", "shapes-video-pairs"),
+    ),
 }
 """Where the parts of mmalign's own plugins live, so that an unknown name can say what to install."""
 

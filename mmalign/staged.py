@@ -1,10 +1,11 @@
-"""What a document with `stages:` may hold beside the keys of a run, and the schema of all documents, for editors."""
+"""What a document with `stages:` may hold beside the keys of its stages, and the schema of all documents, for editors."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from mmalign.collected import Collection
 from mmalign.config import Config, Count, FolderName, Section
 
 WHOLE = ("stages", "rounds", "folder", "plugins")
@@ -19,7 +20,7 @@ _REFERENCE = {
 
 
 class NamedStage(Section):
-    """One stage: its name, and the keys of a run, laid over those at the top of the document."""
+    """One stage: its name, and the keys of a run or a collection, laid over those at the top of the document."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,7 +29,7 @@ class NamedStage(Section):
 
 
 class Staged(Section):
-    """Runs one after the other. The keys of a run at the top hold for every stage."""
+    """Runs and collections one after the other. Their keys at the top hold for every stage."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -37,7 +38,7 @@ class Staged(Section):
     rounds: Count = 1
     """How often the stages are repeated."""
     stages: list[NamedStage] = Field(min_length=1)
-    """Runs in their order."""
+    """Runs and collections in their order."""
     folder: str = "runs"
     """Where run folders are made."""
     plugins: list[str] = Field(default=[])
@@ -45,16 +46,25 @@ class Staged(Section):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of documents: a run, or stages."""
-    run, staged = Config.model_json_schema(), Staged.model_json_schema()
-    parts, named = run.pop("$defs"), staged.pop("$defs")["NamedStage"]
+    """The JSON schema of documents: a run, a collection, or stages, each of them one of the two."""
+    alone = {"Config": Config.model_json_schema(), "Collection": Collection.model_json_schema()}
+    staged = Staged.model_json_schema()
+    named = staged.pop("$defs")["NamedStage"]
+    parts = {name: part for one in alone.values() for name, part in one.pop("$defs").items()}
     loose = {f"Staged{name}": _loosened(part) for name, part in parts.items()}
-    keys = _loosened(run)["properties"]
+    keys = _either(*(_loosened(one)["properties"] for one in alone.values()))
     own = {key: one for key, one in keys.items() if key not in WHOLE}
     stage = {**named, "properties": {**own, **named["properties"]}, "additionalProperties": False}
     staged |= {"properties": {**own, **staged["properties"]}, "additionalProperties": False}
-    definitions = {**parts, **loose, "Config": run, "Staged": staged, "NamedStage": stage}
-    return {"title": "mmalign", "anyOf": [_reference("Config"), _reference("Staged")], "$defs": definitions}
+    definitions = {**parts, **loose, **alone, "Staged": staged, "NamedStage": stage}
+    documents = [_reference(name) for name in ("Config", "Collection", "Staged")]
+    return {"title": "mmalign", "anyOf": documents, "$defs": definitions}
+
+
+def _either(run: Mapping[str, Any], collection: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of both; one that means another thing in each may hold either."""
+    shared = {key: {"anyOf": [one, collection[key]]} for key, one in run.items() if one != collection.get(key, one)}
+    return {**collection, **run, **shared}
 
 
 def _loosened(schema: Any) -> Any:

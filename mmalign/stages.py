@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import collection
-from mmalign.collection import ChosenCollection, Collection
+from mmalign.collected import Collection, is_collection
+from mmalign.collection import ChosenCollection
 from mmalign.compose import Chosen, choose
 from mmalign.config import checked
 from mmalign.document import Source, read_source
@@ -103,16 +104,13 @@ def choose_all(document: StagedDocument, plugins: Plugins) -> list[Stage]:
             stages.append(Stage(stage.name, _chosen(stage.source, plugins), stage.needs))
         except UserError as error:
             lines += str(error).splitlines()
-    trained = [stage.chosen for stage in stages if isinstance(stage.chosen, Chosen)]
-    if len({chosen.config.trainer.precision for chosen in trained}) > 1:
-        lines.append(f"{document.source.place('stages').text}: stages: all need the same trainer.precision")
     if lines:
         raise UserError("\n".join(dict.fromkeys(lines)))
     return stages
 
 
 def _chosen(source: Source, plugins: Plugins) -> Chosen | ChosenCollection:
-    if collection.is_collection(source.data):
+    if is_collection(source.data):
         return collection.choose(collection.checked(source), plugins)
     return choose(checked(source, tolerant=True), plugins)
 
@@ -135,7 +133,7 @@ def _expanded(source: Source, staged: Staged, round_: int, index: int) -> tuple[
     """A stage of a round, with the common keys below its own and its references filled in."""
     top = {key: value for key, value in source.data.items() if key not in WHOLE}
     own = {key: value for key, value in source.data["stages"][index].items() if key not in WHOLE}
-    if collection.is_collection(own):
+    if is_collection(own):
         top = {key: value for key, value in top.items() if key in Collection.model_fields}
     filler = _Filler(staged, source.data, round_, index)
     data = {key: filler(value, key) for key, value in _laid_over(top, own).items()}
@@ -172,7 +170,7 @@ class _Filler:
         self.folder = Path(staged.folder) / staged.name
         self.names = [stage.name for stage in staged.stages]
         self.collects = ["collect" in {**data, **stage} for stage in data["stages"]]
-        self.judges = [collection.is_collection(stage) for stage in data["stages"]]
+        self.judges = [is_collection(stage) for stage in data["stages"]]
         self.round = round_
         self.index = index
         self.needs: list[str] = []

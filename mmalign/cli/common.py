@@ -46,13 +46,15 @@ def opened(ctx: typer.Context, path: Path, overrides: Sequence[str] | None) -> "
 
 def opened_collection(ctx: typer.Context, path: Path, overrides: Sequence[str] | None) -> "ChosenCollection | None":
     """A config that collects feedback, read and checked together with its parts; None when it is of something else."""
-    from mmalign import collection
+    from mmalign.collected import is_collection
     from mmalign.document import read_source
 
     file = path / "config.yaml" if path.is_dir() else path
     data = read_source(file).data
-    if "stages" in data or not collection.is_collection(data):
+    if "stages" in data or not is_collection(data):
         return None
+    from mmalign import collection
+
     document = collection.load(file, overrides or ())
     return collection.choose(document, loaded(ctx, document.config.plugins, file.parent))
 

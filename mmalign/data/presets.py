@@ -72,7 +72,8 @@ def _unfolded(row: Record) -> Record:
     text = row.get("text")
     inner = json.loads(text) if isinstance(text, str) else text
     shown = {"image": row["image_path"]} if row.get("image") is None and "image_path" in row else {}
-    return {**row, **shown, **(inner if isinstance(inner, Mapping) else {})}
+    rest = {name: cell for name, cell in row.items() if name not in ("text", "image_path")}
+    return {**rest, **shown, **(inner if isinstance(inner, Mapping) else {})}
 
 
 _VOTES = {"A": 1, "B": -1, "same": 0}

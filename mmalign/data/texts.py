@@ -36,6 +36,7 @@ class _Texts:
 
     layouts: Sequence[frozenset[str]] = (frozenset({"prompt"}),)
     """Sets of columns, of which a file must have one."""
+    reads = _READ
 
     def __init__(self, path: str, split: str = "train", template: str = PLAIN):
         self._path = path
@@ -53,7 +54,7 @@ class _Texts:
         try:
             row = self._unfolded(self._table[index])
             read = self._read(row)
-            told = {name: cell for name, cell in row.items() if name not in _READ}
+            told = {name: cell for name, cell in row.items() if name not in self.reads}
             return {**read, "prompt": conditioned(replace(read["prompt"], metadata=told), self._template, row)}
         except UserError as error:
             raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
@@ -93,6 +94,7 @@ class TextPairs(_Texts):
         self._preset = preset_of(preset)
         if self._preset.sides is None or not self._preset.texts:
             raise UserError(f"preset '{preset}' is no layout of pairs of answers")
+        self.reads = _READ.union(self._preset.columns, self._preset.kept)
         super().__init__(path, split, template)
 
     def _unfolded(self, row: Message) -> Message:

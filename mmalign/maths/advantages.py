@@ -62,15 +62,14 @@ def tied(rewards: Tensor, group: int) -> Tensor:
 
 
 def whitened(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
-    """`values` at variance 1, and at mean 0 unless `shift_mean` is false. mask: like them, 1 where one counts.
+    """(v - m) / s, or v / s unless `shift_mean`. mask: like values, 1 where one counts; m and s (with n) are of those.
 
-    The mean and the variance (with n) are of what counts.
+    Either is the same for rewards of any size. TRL adds m again to (v - m) / s, which is not.
     """
     total = mask.sum().clamp(min=1)
     mean = (values * mask).sum() / total
-    variance = ((values - mean).square() * mask).sum() / total
-    white = (values - mean) / (variance + eps).sqrt()
-    return (white if shift_mean else white + mean) * mask
+    deviation = (((values - mean).square() * mask).sum() / total + eps).sqrt()
+    return (values - mean if shift_mean else values) / deviation * mask
 
 
 def generalised(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Tensor:

@@ -1,11 +1,14 @@
 """Real runs through the command line, on the shapes world, small enough for a coffee break between none of them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+# No test asks the hub for anything; diffusers reads this when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import command_line
 import pytest
+import torch
 
 CONFIG = """
 name: {name}
@@ -34,13 +37,13 @@ def config(tmp_path: Path):
     return write
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
-def mmalign(tmp_path: Path):
-    """Runs the command line as a process of its own: arguments -> CompletedProcess with text."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-        command = [sys.executable, "-m", "mmalign", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-
-    return run
+def mmalign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the command line in a folder of its own: arguments -> returncode, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    return command_line.here

@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+from command_line import apart
 from safetensors.torch import load_file
 
 KILLER = """
@@ -26,7 +27,7 @@ def test_killed_and_resumed_equals_uninterrupted(mmalign, config, tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     whole = mmalign("train", config("whole"))
     assert whole.returncode == 0, whole.stderr
-    killed = mmalign("train", config("killed", "plugins: [./killer.py]\n"))
+    killed = apart("train", config("killed", "plugins: [./killer.py]\n"))
     assert killed.returncode == -signal.SIGKILL
     resumed = mmalign("train", config("killed", "plugins: [./killer.py]\n"), "--resume")
     assert resumed.returncode == 0, resumed.stderr

@@ -1,16 +1,12 @@
 """Feedback through the command line: a model answers, a judge labels, a reward model learns from it, stage after stage."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import apart, here
 
-from mmalign.cli import app
 from mmalign_shapes.images import ShapesCaptions, ShapesCorrections
 from mmalign_shapes.oracle import judged
 
@@ -55,19 +51,11 @@ def mmalign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> str:
-        done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+        done = here(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     return run
-
-
-def killed(folder: Path, *arguments: str) -> int:
-    """Runs it as a process of its own, which may die, and returns how it ended."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "mmalign", *arguments], cwd=folder, env=environment, check=False
-    ).returncode
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -78,7 +66,7 @@ def test_killed_and_resumed_equals_uninterrupted(mmalign, tmp_path: Path) -> Non
     (tmp_path / "killer.py").write_text(KILLER)
     for name, data in (("whole", "shapes-captions"), ("killed", "shapes-captions")):
         (tmp_path / f"{name}.yaml").write_text(ON_DATA.format(name=name, folder=tmp_path, data=data))
-    assert killed(tmp_path, "collect", "killed.yaml") == -signal.SIGKILL
+    assert apart("collect", "killed.yaml").returncode == -signal.SIGKILL
     runs = tmp_path / "runs"
     assert not (runs / "killed/segments.jsonl").exists()
     assert len(rows_of(runs / "killed/judged.jsonl")) == 2 * 2 + 2  # two batches and what each has cost

@@ -122,6 +122,16 @@ def test_what_is_asked_and_what_is_understood(server, judge, picture_files, monk
     }
 
 
+def test_it_answers_in_words_with_the_pictures_in_sight(server, judge, picture_files):
+    """What benchmarks ask of a judge, which rates answers or compares explanations."""
+    server.say = lambda body, number: "" if "hard" in str(body["messages"][0]["content"][-1]) else " Rating: 4 "
+    asked = [Prompt("Rate it."), Prompt("Rate it.", images=[picture_files[0]]), Prompt("A hard one.")]
+    made = judge(retries=1)
+    assert made.ask(asked) == ["Rating: 4", "Rating: 4", None]
+    kinds = [[part["type"] for part in body["messages"][0]["content"]] for _, body in server.bodies]
+    assert sorted(kinds) == [["image_url", "text"], ["text"], ["text"], ["text"]]
+
+
 @pytest.mark.parametrize(
     "trouble", [(500, {}), (429, {"Retry-After": "0"}), None, "", "Perhaps, who knows? It depends."], ids=str
 )

@@ -1,10 +1,9 @@
 """Metrics through the command line: counted, judged, printed and written."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from command_line import here as mmalign
 
 CONFIG = """
 name: small
@@ -44,12 +43,6 @@ class Strict:
 def mmalign_judges():
     yield JudgeSpec("strict", Strict)
 '''
-
-
-def mmalign(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "mmalign", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_metrics_are_printed_written_and_compared(llava: Path, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import apart
+from command_line import here as mmalign
 from safetensors.torch import load_file
 
 from mmalign import UserError, plugins
@@ -65,16 +65,10 @@ def written(llava: Path, picture_files: list[Path], tmp_path: Path):
     return write
 
 
-def mmalign(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "mmalign", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
 def test_killed_in_the_middle_of_a_buffer_and_resumed_equals_uninterrupted(written, tmp_path: Path) -> None:
     whole = mmalign("train", written("whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    assert mmalign("train", written("killed")).returncode == -signal.SIGKILL
+    assert apart("train", written("killed")).returncode == -signal.SIGKILL
     resumed = mmalign("train", written("killed"), "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
 

@@ -3,11 +3,10 @@
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import here
 from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
@@ -40,9 +39,7 @@ ROWS = [("what is this", "a red circle", "no"), ("is this a red circle", "yes", 
 
 
 def mmalign(*arguments: str | Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "mmalign", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = here(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -54,6 +54,14 @@ def test_the_verdict_is_the_share_of_yes(llava: Path, picture_files: list[Path])
     assert alone == pytest.approx([verdict.p_yes for verdict in verdicts], abs=1e-5)
 
 
+def test_it_answers_in_words_as_it_is_likeliest_to(llava: Path, picture_files: list[Path]) -> None:
+    judge = build(llava, batch_size=2, max_new_tokens=3)
+    asked = [Prompt("what is this", images=[picture]) for picture in picture_files] + [Prompt("is there")]
+    said = judge.ask(asked)
+    assert said == [judge.policy.likeliest([one]).responses[0].strip() or None for one in asked]
+    assert any(said)
+
+
 def test_answers_of_several_tokens_count_whole(
     llava: Path, picture_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

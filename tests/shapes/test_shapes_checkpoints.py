@@ -34,7 +34,7 @@ def drawn() -> tuple[Tensor, list[str]]:
 
 
 def test_all_weights_together_are_small() -> None:
-    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 20e6
+    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 25e6
 
 
 def test_every_word_is_one_token_and_an_unknown_word_still_is_some(pipeline: StableDiffusionPipeline) -> None:

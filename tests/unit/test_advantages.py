@@ -146,5 +146,10 @@ def test_whitening_is_of_what_counts_alone():
     assert found[0, 3] == 0
     assert found[0, :3].mean().item() == pytest.approx(0, abs=1e-12)
     assert found[0, :3].std(correction=0).item() == pytest.approx(1, abs=1e-6)
-    kept = advantages.whitened(values, mask, shift_mean=False)
-    assert_close(kept[0, :3], found[0, :3] + 2, **EXACT)
+
+
+def test_whitening_that_keeps_the_mean_divides_alone_and_does_not_see_the_size():
+    values, mask = doubles(1, 2, 3, 1000)[None], doubles(1, 1, 1, 0)[None]
+    kept = advantages.whitened(values, mask, shift_mean=False, eps=0)
+    assert_close(kept, values * mask / doubles(1, 2, 3).std(correction=0), **EXACT)
+    assert_close(advantages.whitened(5 * values, mask, shift_mean=False, eps=0), kept, **EXACT)

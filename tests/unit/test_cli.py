@@ -359,7 +359,7 @@ def test_a_run_folder_stands_for_its_config(run, config, tmp_path):
 
 def test_the_schema_is_json(run):
     schema = json.loads(run("config", "schema").stdout)
-    assert [one["$ref"].rpartition("/")[2] for one in schema["anyOf"]] == ["Config", "Staged"]
+    assert [one["$ref"].rpartition("/")[2] for one in schema["anyOf"]] == ["Config", "Collection", "Staged"]
 
 
 def test_a_plan_names_functions_and_files(run, config):

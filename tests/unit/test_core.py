@@ -10,7 +10,7 @@ import torch
 from mmalign import UserError, checkpoint
 from mmalign.config import Trainer
 from mmalign.data.collect import ranked
-from mmalign.engine import rate
+from mmalign.engine import Engine, rate
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.streams import GlobalRandom, Stream
@@ -98,6 +98,14 @@ def test_the_core_imports_no_modality_library():
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert outcome.stdout.strip() == "[]", outcome.stdout + outcome.stderr
+
+
+def test_stages_of_one_process_may_differ_in_precision():
+    for precision in ("no", "bf16", "no"):
+        engine = Engine(Trainer(steps=1, precision=precision))
+        with engine.autocast():
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 @pytest.mark.parametrize(

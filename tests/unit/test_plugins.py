@@ -21,6 +21,13 @@ def test_the_core_offers_its_objectives_without_any_plugin():
     assert catalogue.offers("model") == {}
 
 
+def test_an_unknown_name_of_mmaligns_own_plugins_says_what_to_install():
+    catalogue = plugins.load().catalogue
+    for distribution, names in plugins.HOMES.items():
+        offered = [offer for kind in plugins.OFFERS for offer in catalogue.offers(kind).values()]
+        assert set(names) == {one.spec.name for one in offered if one.source.distribution == distribution}
+
+
 def test_a_file_is_a_plugin(tmp_path):
     write(tmp_path, "@hookimpl\ndef mmalign_rewards():\n    yield RewardSpec('redness', print)\n")
     found = plugins.load(["extra.py"], tmp_path, installed=False)

@@ -244,8 +244,7 @@ def test_ppo_spreads_a_score_and_what_units_earned():
     assert found.tolist() == [[0, 1, 2], [0, 5, 0]]
     white = critic.earned(None, data, 0.0, "k1", whiten=True)
     mask = data.rollout.log_probs.mask > 0
-    assert white[mask].mean().item() == pytest.approx(found[mask].mean().item())
-    assert white[mask].std(correction=0).item() == pytest.approx(1)
+    assert_close(white, found / found[mask].std(correction=0))
     with pytest.raises(UserError, match="4 units"):
         critic.earned(None, experience(doubles(3, 5), [3, 2], units=torch.zeros(2, 4)), 0.0, "k1", False)
 
@@ -320,10 +319,11 @@ class Watch:
 def test_the_reward_rises_within_a_few_dozen_steps(name, tmp_path: Path):
     watch = Watch()
     buffer = {"samples_per_prompt": 8, "batch_size": 32}
+    # Nash-MD rests where its own pull towards the reference says.
     run = made(
         tmp_path,
         name,
-        REQUIRED.get(name),
+        {"beta": 0.0} if name == "nash-md" else REQUIRED.get(name),
         plugins=(watch,),
         rollouts=buffer,
         steps=30,

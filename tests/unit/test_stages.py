@@ -6,6 +6,7 @@ import re
 import pytest
 
 from mmalign import UserError, config, plugins, staged, stages
+from mmalign.collected import Collection
 
 PLUGIN = '''
 from mmalign import ModelSpec, RewardSpec, hookimpl
@@ -119,7 +120,6 @@ def test_overrides_reach_the_top_and_each_stage(opened):
         ("trainer: {steps: 7}", "trainer: {stps: 7}", 17, "stps"),
         ("size: 4", "size: x", 4, "whole number"),
         ("trainer: {steps: 7}", "folder: there", 17, "belongs to the whole document"),
-        ("trainer: {steps: 7}", "trainer: {precision: bf16}", 8, "same trainer.precision"),
     ],
 )
 def test_a_fault_is_told_with_its_line_and_once(old, new, line, message, opened):
@@ -165,15 +165,18 @@ def test_every_reference_of_the_schema_leads_somewhere():
     found = definitions()
     told = re.findall(r'"#/\$defs/(\w+)"', json.dumps(staged.schema()))
     assert set(told) <= set(found)
-    assert {"Config", "Staged", "StagedTrainer"} <= set(told) | set(found)
+    assert {"Config", "Collection", "Staged", "StagedTrainer"} <= set(told) | set(found)
 
 
 def test_the_schema_knows_stages_rounds_and_the_keys_of_each_stage():
     found = definitions()
     assert set(found["Staged"]["required"]) == {"name", "stages"}
-    assert set(found["Staged"]["properties"]) == {*config.Config.model_fields, "stages", "rounds"}
+    keys = {*config.Config.model_fields, *Collection.model_fields}
+    assert set(found["Staged"]["properties"]) == {*keys, "stages", "rounds"}
     assert found["Staged"]["properties"]["stages"]["items"] == {"$ref": "#/$defs/NamedStage"}
-    assert set(found["NamedStage"]["properties"]) == {*config.Config.model_fields} - {"folder", "plugins"}
+    assert set(found["NamedStage"]["properties"]) == keys - {"folder", "plugins"}
+    collects = [one for way in found["NamedStage"]["properties"]["collect"]["anyOf"] for one in way.get("anyOf", [way])]
+    assert {one.get("$ref", "").rpartition("/")[2] for one in collects} >= {"StagedCollect", "StagedCollecting"}
     assert found["NamedStage"]["required"] == ["name"]
     assert not found["NamedStage"]["additionalProperties"]
     assert "required" not in found["StagedTrainer"]  # the rest may stand at the top

@@ -60,8 +60,10 @@ def mmalign_datasets() -> Iterator[DataSpec]:
 @hookimpl
 def mmalign_judges() -> Iterator[JudgeSpec]:
     """A vision-language model here, or one behind an endpoint."""
-    yield JudgeSpec("vlm", "mmalign_lvlm.judges.vlm:VisionLanguageJudge", paper="arXiv:2405.17220")
-    yield JudgeSpec("http", "mmalign_lvlm.judges.http:HttpJudge")
+    everything = frozenset({"facts", "verdicts", "answers"})
+    home = "mmalign_lvlm.judges"
+    yield JudgeSpec("vlm", f"{home}.vlm:VisionLanguageJudge", offers=everything, paper="arXiv:2405.17220")
+    yield JudgeSpec("http", f"{home}.http:HttpJudge", offers=everything)
 
 
 @hookimpl

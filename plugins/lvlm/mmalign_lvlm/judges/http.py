@@ -88,6 +88,14 @@ class HttpJudge:
         told = iter(self.client.ask(asked))
         return [[next(told) for _ in answer.spans] for answer in answers]
 
+    def ask(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """What the model says to each prompt and its pictures; None where it says nothing."""
+        asked = [
+            Question([_user(prompt.text, [_image(image) for image in prompt.images])], _something, "Please answer.")
+            for prompt in prompts
+        ]
+        return self.client.ask(asked)
+
     def spent(self) -> dict[str, float]:
         """Requests, tokens and money."""
         return self.client.spent()
@@ -96,6 +104,10 @@ class HttpJudge:
 def _yes_or_no(text: str) -> Verdict | None:
     match = _YES_OR_NO.match(text)
     return Verdict("yes" if match[1].lower() == "yes" else "no") if match else None
+
+
+def _something(text: str) -> str | None:
+    return text.strip() or None
 
 
 def _key(variable: str | None) -> str | None:

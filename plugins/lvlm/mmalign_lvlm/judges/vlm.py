@@ -104,6 +104,15 @@ class VisionLanguageJudge:
         told = iter(found)
         return [[next(told) for _ in answer.spans] for answer in answers]
 
+    # ---- answers
+
+    def ask(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """The likeliest answer to each prompt; None where it is empty."""
+        batches = _pieces(prompts, self.batch_size)
+        return [text.strip() or None for batch in batches for text in self.policy.likeliest(batch).responses]
+
+    # ---- inside
+
     def _said(self, prompts: Sequence[Prompt], attempt: int) -> Sequence[str]:
         """The likeliest answers first, drawn ones after that."""
         if attempt == 0:
