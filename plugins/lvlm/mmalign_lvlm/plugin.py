@@ -21,10 +21,12 @@ def mmalign_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """Trained models of segments and of critiques, as rewards."""
+    """Trained models of segments and of critiques, as rewards; rules, where the right answer is known."""
     yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
     yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
     yield RewardSpec("critiqued", "mmalign_lvlm.rewards.critique:CritiquedReward", paper="arXiv:2502.10391")
+    for name, rule in {"iou": "BoxOverlap", "confidence": "BoxConfidence", "exact-answer": "ExactAnswer"}.items():
+        yield RewardSpec(name, f"mmalign_lvlm.rewards.verifiable:{rule}", paper="arXiv:2503.01785")
 
 
 @hookimpl
