@@ -63,6 +63,9 @@ class Recipe(Checked):
     """`{seed}` becomes the seed; where none mentions it, `trainer.seed={seed}` is added."""
     version: NonNegativeInt = 0
     """Raised by hand to have it run again."""
+    stage: str = ""
+    """Of a document with stages: which folder of the run holds the number, for example `1-ppo`; of what is compared, the
+    claim's own unless it says another."""
 
     def given(self, seed: int) -> list[str]:
         """The overrides of a seed."""
@@ -88,8 +91,6 @@ class Claim(Recipe):
     """What the paper reports, in words."""
     number: str
     """Where it stands in evaluation.json, with dots: `rewards.oracle.difference.mean`; or a `DERIVED` number at the end."""
-    stage: str = ""
-    """Of a document with stages: which folder of the run holds the number, for example `1-ppo`."""
     than: Recipe | None = None
     """Of a comparison, what its number is subtracted."""
     seeds: list[NonNegativeInt] = Field(default=[0, 1, 2], min_length=1)
@@ -190,9 +191,9 @@ class Results:
         by_seed = [found for found in zip(*columns, strict=True) if None not in found]
         known = [one for found in by_seed for one in found if one]
         spent = mean([one.seconds for one in known]) if known else 60 * (claim.minutes or 0)
-        commands = "<br>".join(f"`{recipe.command(0)}`" for recipe in claim.recipes)
+        commands = "<br>".join(dict.fromkeys(f"`{recipe.command(0)}`" for recipe in claim.recipes))
         seeds = str(len(claim.seeds)) if len(by_seed) == len(claim.seeds) else f"{len(by_seed)} of {len(claim.seeds)}"
-        ours = shown(claim, [[number(claim, one.evaluations) for one in found if one] for found in by_seed])
+        ours = shown(claim, [numbers(claim, [one.evaluations for one in found if one]) for found in by_seed])
         outdated = " (outdated)" if any(one.outdated for one in known) else ""
         return [claim.claim, claim.paper, ours + outdated, seeds, duration(spent) if spent else "", commands]
 
@@ -211,10 +212,16 @@ def shown(claim: Claim, by_seed: Sequence[Sequence[float]]) -> str:
     return f"({text}) %" if claim.percent and "±" in text else text + " %" * claim.percent
 
 
-def number(claim: Claim, evaluations: Mapping[str, Any]) -> float:
-    """The number of a claim. Raises UserError where there is none."""
+def numbers(claim: Claim, found: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The number of a claim, and of what it is compared to, in what their runs of a seed found."""
+    stages = (recipe.stage or claim.stage for recipe in claim.recipes)
+    return [number(claim, evaluations, stage) for evaluations, stage in zip(found, stages, strict=True)]
+
+
+def number(claim: Claim, evaluations: Mapping[str, Any], stage: str | None = None) -> float:
+    """The number of a claim in a stage, its own if none is named. Raises UserError where there is none."""
     value: Any = evaluations
-    for step in (claim.stage, *claim.number.split(".")):
+    for step in (claim.stage if stage is None else stage, *claim.number.split(".")):
         known = value if isinstance(value, Mapping) else {}
         if step not in known and step not in DERIVED:
             raise UserError(

@@ -21,6 +21,7 @@ from mmalign.plugins import OFFERS, Offer, Plugins
 from mmalign.processes import process_class
 from mmalign.records import Prompt
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from mmalign.samplers.guided import Sampler, led
 from mmalign.specs import Objective
 
 
@@ -55,6 +56,8 @@ class Chosen:
     held_out: Choice | None
     metrics: Sequence[Choice]
     judge: Choice | None
+    guidance: Choice | None
+    leads: Sequence[Choice]
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -88,6 +91,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
+    guidance, leads = _leading(pick, config)
     process = process_of(plugins, config.model)
     sampling = complete_sampling(process, "sampling", config.sampling, faults)
     complete_sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
@@ -95,11 +99,12 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
         faults += _unmeasurable(config, model, objective, held_out, process)
+        faults += misled(guidance, leads, model, process) if guidance and None not in leads else []
     if judge or config.evaluation.judge is None:
         faults += _unjudged([choice for choice in metrics if choice], judge)
     if faults:
         raise document.refusal(faults)
-    measures = (prompts, held_out, metrics, judge)
+    measures = (prompts, held_out, metrics, judge, guidance, leads)
     chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
@@ -113,7 +118,7 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device))
+    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device), build_sampler(chosen, device))
     return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, *measures)
 
 
@@ -130,7 +135,7 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
 def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
-    optional = (chosen.prompts, chosen.held_out, chosen.judge)
+    optional = (chosen.prompts, chosen.held_out, chosen.judge, chosen.guidance)
     for choice in (
         chosen.model,
         chosen.data,
@@ -138,6 +143,7 @@ def resolved(chosen: Chosen) -> dict[str, Any]:
         *chosen.rewards,
         *chosen.judges,
         *chosen.metrics,
+        *chosen.leads,
         *optional,
     ):
         if choice is not None:
@@ -277,6 +283,26 @@ def _unjudged(metrics: Sequence[Choice], judge: Choice | None) -> Iterator[Fault
             yield choice.key, f"'{name}' asks for {_list(missing)}, which judge '{judge.offer.spec.name}' does not give"
 
 
+def misled(guidance: Choice, rewards: Sequence[Choice], model: Choice, process: Any) -> Iterator[Fault]:
+    """What a guidance needs and the model or its rewards do not offer."""
+    spec = guidance.offer.spec
+    if missing := spec.needs - process.offers:
+        told = f"'{spec.name}' needs {', '.join(sorted(missing))}"
+        yield guidance.key, f"{told}, which model '{model.offer.spec.name}' does not offer"
+    for choice in rewards if spec.reward == "differentiable" else ():
+        if not choice.offer.spec.differentiable:
+            yield choice.key, f"'{spec.name}' needs a reward that is differentiable: see `mmalign list`"
+
+
+def _leading(pick: "Picker", config: Config) -> tuple[Any, list[Any]]:
+    """What leads the evaluation's samples, and its rewards; None for what cannot be picked."""
+    part = config.evaluation.guidance
+    leads = [
+        pick(f"evaluation.guidance.rewards.{i}", "reward", one) for i, one in enumerate(part.rewards if part else [])
+    ]
+    return pick("evaluation.guidance", "guidance", part) if part else None, leads
+
+
 def makes_samples(process: Any) -> bool:
     """Whether models of a process answer prompts."""
     return hasattr(process, "sample")
@@ -313,13 +339,24 @@ def _rewards(chosen: Chosen, device: torch.device | str) -> WeightedReward | Non
 
 
 def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Judge]:
-    """The evaluation rewards by name. One that the run also optimises is "trained" unless the config says otherwise."""
-    trained = {part.label for part in chosen.config.rewards}
+    """The evaluation rewards by name. One that trains or leads is "trained" unless the config says otherwise."""
+    lead = chosen.config.evaluation.guidance
+    trained = {part.label for part in (*chosen.config.rewards, *(lead.rewards if lead else ()))}
     judges = {}
     for part, choice in zip(chosen.config.evaluation.rewards, chosen.judges, strict=True):
         role = part.role or ("trained" if part.label in trained else "held-out")
         judges[part.label] = Judge(role, CheckedReward(part.label, _on(choice.build(), device)))
     return judges
+
+
+def build_sampler(chosen: Chosen, device: torch.device | str = "cpu") -> Sampler | None:
+    """How the evaluation's samples are drawn under its guidance; None without one."""
+    part = chosen.config.evaluation.guidance
+    if part is None or chosen.guidance is None:
+        return None
+    pairs = zip(part.rewards, chosen.leads, strict=True)
+    checked = [CheckedReward(one.label, _on(choice.build(), device)) for one, choice in pairs]
+    return led(chosen.guidance.build(), WeightedReward(checked, [one.weight for one in part.rewards]).measured)
 
 
 def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Metric]:

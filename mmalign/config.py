@@ -100,6 +100,20 @@ class JudgePart(NamedPart):
     """Whether the run optimises it. By default it does if a training reward has the same name."""
 
 
+class LeadingPart(NamedPart):
+    """A reward that leads samples."""
+
+    weight: float = 1.0
+    """How much they follow it, in the units of the guidance."""
+
+
+class GuidancePart(Part):
+    """What leads samples without training anything, such as the best of several."""
+
+    rewards: list[LeadingPart] = Field(min_length=1)
+    """What it follows: their weighted sum."""
+
+
 class DataPart(Part):
     """Where rows come from."""
 
@@ -168,6 +182,9 @@ class Evaluation(Section):
     sampling: dict[str, Any] = {}
     """How samples are drawn that are looked at, here and by `mmalign sample`, where that differs from `sampling`: more
     steps, for example, than training can pay for."""
+    guidance: GuidancePart | None = None
+    """What leads the samples after training, and during it. Before training the untouched model draws them alone, so that what
+    changes is what training and guidance do together; what guidance does alone is seen with `trainer.steps: 0`."""
     rewards: list[JudgePart] = []
     """What scores the samples."""
     metrics: list[NamedPart] = []
@@ -187,8 +204,8 @@ class Evaluation(Section):
 class Trainer(Section):
     """How the weights move."""
 
-    steps: Count
-    """Updates of the weights."""
+    steps: Annotated[int, Field(ge=0)]
+    """Updates of the weights; with 0 there is only the evaluation, of `evaluation.guidance`."""
     batch_size: Count = 8
     """Rows, or samples of a buffer, a process and micro-batch."""
     gradient_accumulation: Count = 1
@@ -295,6 +312,7 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         "rewards": config.rewards,
         "evaluation.rewards": config.evaluation.rewards,
         "evaluation.metrics": config.evaluation.metrics,
+        "evaluation.guidance.rewards": config.evaluation.guidance.rewards if config.evaluation.guidance else [],
     }
     for key, parts in lists.items():
         count = Counter(part.label for part in parts)
@@ -313,6 +331,10 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     for kind in ("rewards", "metrics") if config.evaluation.prompts is None else ():
         if getattr(config.evaluation, kind):
             yield f"evaluation.{kind}", "nothing to score: add evaluation.prompts"
+    if config.evaluation.guidance and config.evaluation.prompts is None:
+        yield "evaluation.guidance", "nothing to lead: add evaluation.prompts"
+    if config.trainer.steps == 0 and config.evaluation.guidance is None:
+        yield "trainer.steps", "with 0 nothing happens: raise it, or let evaluation.guidance lead the samples"
 
 
 def _left_out(data: Any, faults: Sequence[Fault]) -> bool:

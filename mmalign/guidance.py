@@ -1,21 +1,16 @@
 """Sampling that rewards lead, as the command line asks for it: which guidance, which rewards, and how much of each."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmalign import options
-from mmalign.compose import Choice, Chosen
+from mmalign.compose import Choice, Chosen, misled
 from mmalign.config import Part
 from mmalign.document import value
 from mmalign.errors import UserError
 from mmalign.faults import validated
-from mmalign.records import Prompt, Samples
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
-from mmalign.specs import GuidanceSpec
-
-Sampler = Callable[[Any, Sequence[Prompt], Sequence[int]], Samples]
-"""`(policy, prompts, seeds)` -> one sample a prompt."""
+from mmalign.samplers.guided import Sampler, led, plain
 
 
 def sampler(chosen: Chosen, guidance: str | None, weights: Sequence[str]) -> Sampler:
@@ -30,28 +25,16 @@ def sampler(chosen: Chosen, guidance: str | None, weights: Sequence[str]) -> Sam
             raise UserError(
                 "--weight: there is nothing to weigh without --guidance: name one of `mmalign list guidance`"
             )
-        return _plain
+        return plain
     choice = _choice(chosen, guidance)
-    spec: GuidanceSpec = choice.offer.spec
-    if missing := spec.needs - chosen.process.offers:
-        told = f"'{spec.name}' needs {', '.join(sorted(missing))}, which model '{chosen.model.offer.spec.name}'"
-        raise UserError(f"--guidance: {told} does not offer")
     asked = {name: weight for name, weight in _weights(chosen, weights).items() if weight != 0}
     rewards = {name: _reward(chosen, name) for name in asked}
-    for name, reward in rewards.items():
-        if spec.reward == "differentiable" and not reward.offer.spec.differentiable:
-            raise UserError(f"--weight {name}: '{spec.name}' needs a reward that is differentiable: see `mmalign list`")
+    if faults := list(misled(choice, list(rewards.values()), chosen.model, chosen.process)):
+        raise UserError("\n".join(f"{key}: {message}" for key, message in faults))
     if not asked:
-        return _plain
-    lead = choice.build()
+        return plain
     checked = [CheckedReward(name, reward.build()) for name, reward in rewards.items()]
-    total = WeightedReward(checked, list(asked.values()))
-    return lambda policy, prompts, seeds: lead(policy, total.measured, prompts, seeds)
-
-
-def _plain(policy: Any, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
-    samples: Samples = policy.sample(prompts, seeds)
-    return samples
+    return led(choice.build(), WeightedReward(checked, list(asked.values())).measured)
 
 
 def _choice(chosen: Chosen, guidance: str) -> Choice:

@@ -41,6 +41,8 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
         yield Stage("collect", what, place(collect.collect))
     if measures := (*chosen.judges, *chosen.metrics):
         yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*measures))
+    if chosen.guidance:
+        yield Stage("guidance", _named(chosen.guidance, *chosen.leads), place(chosen.guidance.offer.spec.load()))
     if chosen.held_out:
         yield Stage("held out", _named(chosen.held_out), place(chosen.held_out.offer.spec.load()))
     objective = chosen.objective.offer.spec.load()

@@ -18,6 +18,7 @@ from mmalign.compose import (
     build_metrics,
     build_objective,
     build_policy,
+    build_sampler,
     choose,
     evaluation_prompts,
     makes_samples,
@@ -126,8 +127,8 @@ def score(folder: Path, rewards: Sequence[str], options: Sequence[str] = ()) -> 
 
 
 def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Sample the evaluation prompts, score them with the evaluation rewards and count them with the evaluation metrics; take
-    the objective's own metrics of `evaluation.data`.
+    """Sample the evaluation prompts, under the evaluation's guidance if it has one; score them with the evaluation rewards and
+    count them with the evaluation metrics; take the objective's own metrics of `evaluation.data`.
 
     Returns {reward: {"role", "mean", ...}}; where the config names such, {"metrics": {metric: {number: {"mean", ...}}}} and
     {"held_out": {"loss", ...}} beside it.
@@ -140,12 +141,14 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "nothing to evaluate: the config names no evaluation.prompts, or no evaluation.rewards and evaluation.metrics, "
             "and no evaluation.data"
         )
+    draw = build_sampler(opened.chosen)
     evaluation, policy = opened.chosen.config.evaluation, policy_of(opened)
     results: dict[str, Any] = {}
     if judges or metrics:
         seeds = [evaluation.seed + i for i in range(len(prompts))]
         with policy.sampled(opened.chosen.evaluation_sampling):
-            found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, metrics=metrics)
+            how: dict[str, Any] = {"metrics": metrics, "draw": draw}
+            found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, **how)
         results = {name: {"role": judges[name].role, **summary(scores)} for name, scores in found.scores.items()}
         numbers = {name: estimates(metrics[name].numbers, counts) for name, counts in found.counts.items()}
         results |= {"metrics": numbers} if numbers else {}

@@ -4,7 +4,8 @@
     samples/step-000100/             the first of them as files that people can open, and samples.jsonl
     evaluation.json                  before against after: {"rewards": {NAME: ...}, "metrics": {NAME: {NUMBER: ...}}}
 
-A step that is done is never sampled again: a resumed run reads its scores.
+A step that is done is never sampled again: a resumed run reads its scores. What the config's guidance leads where nothing is
+trained goes by the name `guided` instead of `step-000000`, which are the untouched model's own samples.
 """
 
 import math
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mmalign.parts import Counts, Judge, Metric, Policy
     from mmalign.records import Prompt, Samples
     from mmalign.run import Run
+    from mmalign.samplers.guided import Sampler
 
 Rows = list[dict[str, Any]]
 
@@ -52,17 +54,19 @@ def evaluate(
     batch_size: int,
     *,
     metrics: "Mapping[str, Metric] | None" = None,
+    draw: "Sampler | None" = None,
     keep: int = 0,
     show: Callable[[Sequence[int]], Iterator[int]] = iter,
 ) -> Outcome:
     """Sample every prompt once with its seed; every judge scores and every metric counts the same samples.
 
-    batch_size: how many at once; it changes the speed, not the samples. keep: how many samples to give back.
-    show: wraps the walk through the batches, for example in a progress bar.
+    batch_size: how many at once; it changes the speed, not the samples. draw: how; by default as the policy does by itself.
+    keep: how many samples to give back. show: wraps the walk through the batches, for example in a progress bar.
     """
     import torch  # here, so that listing plugins does not wait for it
 
     from mmalign.records import Samples
+    from mmalign.samplers.guided import plain
 
     scores: dict[str, list[float]] = {name: [] for name in judges}
     counts: dict[str, list[Counts | None]] = {name: [] for name in metrics or ()}
@@ -70,7 +74,7 @@ def evaluate(
     with torch.no_grad():
         for start in show(range(0, len(prompts), batch_size)):
             batch = slice(start, start + batch_size)
-            samples = policy.sample(prompts[batch], seeds[batch])
+            samples = (draw or plain)(policy, prompts[batch], seeds[batch])
             for name, judge in judges.items():
                 scores[name] += judge.reward(samples).values.tolist()
             for name, metric in (metrics or {}).items():
@@ -84,11 +88,11 @@ def mmalign_run_start(run: "Run") -> None:
     """Before the first step, when everybody is ready to hear of it; a resumed run has done so before."""
     if not run.parts.evaluation_prompts:
         return
-    before = _file(run, 0)
+    before = _file(run, step_name(0))
     if before.is_file():
         _check_unchanged(run, before)
     if run.step == 0 or not before.is_file():
-        _evaluate(run, 0)
+        _evaluate(run, 0, before=True)
 
 
 @hookimpl
@@ -101,7 +105,8 @@ def mmalign_step_end(run: "Run", step: int) -> None:
 @hookimpl(tryfirst=True)
 def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
     """After training, wherever it stopped. By then the last checkpoint is written: a crash in here costs no step."""
-    if error is None and run.parts.evaluation_prompts and run.step > 0 and not _due(run, run.step):
+    changed = run.step > 0 or run.parts.guided is not None
+    if error is None and run.parts.evaluation_prompts and changed and not _due(run, run.step):
         _evaluate(run, run.step)
 
 
@@ -121,25 +126,26 @@ def _due(run: "Run", step: int) -> bool:
     return bool(run.parts.evaluation_prompts and every and step % every == 0 and step < run.steps)
 
 
-def _evaluate(run: "Run", step: int) -> None:
-    """Measure unless that was done before; compare with step 0; tell every plugin."""
-    if not _file(run, step).is_file():
+def _evaluate(run: "Run", step: int, before: bool = False) -> None:
+    """Measure unless that was done before; compare with what was `before`; tell every plugin."""
+    name = step_name(step) if before or step else "guided"
+    if not _file(run, name).is_file():
         with own_random(run.config.evaluation.seed):
-            _measure(run, step)
-    before, after = (read_rows(_file(run, s)) for s in (0, step))
-    compared = Comparison(run.parts.judges or {}, run.parts.metrics or {}, before, after)
-    if run.is_main and step > 0:
+            _measure(run, name, before)
+    rows = (read_rows(_file(run, one)) for one in (step_name(0), name))
+    compared = Comparison(run.parts.judges or {}, run.parts.metrics or {}, *rows)
+    if run.is_main and not before:
         write(run.folder / "evaluation.json", to_json(compared.written(), indent=2) + "\n")
     run.hook.mmalign_evaluated(run=run, step=step, results=compared.results())
 
 
-def _measure(run: "Run", step: int) -> None:
+def _measure(run: "Run", name: str, before: bool) -> None:
     """Each process evaluates its share; the main process puts the shares together, last of all and at once."""
-    engine, file = run.engine, _file(run, step)
+    engine, file = run.engine, _file(run, name)
     own = share(len(run.parts.evaluation_prompts), engine.rank, engine.world, run.config.evaluation.grid)
-    # At step 0 the answer is that of the untouched model, also for a run that is resumed later than that.
-    with _untouched(run) if step == 0 else nullcontext(), run.parts.policy.sampled(run.chosen.evaluation_sampling):
-        rows = _measured(run, own, step)
+    # Before training the answer is that of the untouched model, also for a run that is resumed later than that.
+    with _untouched(run) if before else nullcontext(), run.parts.policy.sampled(run.chosen.evaluation_sampling):
+        rows = _measured(run, own, name, None if before else run.parts.guided)
     write_rows(_part(file, engine.rank), rows)
     engine.wait()
     if run.is_main:
@@ -150,7 +156,7 @@ def _measure(run: "Run", step: int) -> None:
     engine.wait()
 
 
-def _measured(run: "Run", own: slice, step: int) -> Rows:
+def _measured(run: "Run", own: slice, name: str, draw: "Sampler | None") -> Rows:
     """Sample and score the prompts of `own`; the main process also writes the first samples as files."""
     config = run.config.evaluation
     prompts = run.parts.evaluation_prompts[own]
@@ -158,14 +164,14 @@ def _measured(run: "Run", own: slice, step: int) -> Rows:
     judges, metrics = run.parts.judges or {}, run.parts.metrics or {}
 
     def show(batches: Sequence[int]) -> Iterator[int]:
-        return track(batches, f"evaluating step {step}") if run.is_main else iter(batches)
+        return track(batches, f"evaluating step {run.step}") if run.is_main else iter(batches)
 
     keep = config.grid if run.is_main else 0
-    how: dict[str, Any] = {"metrics": metrics, "keep": keep, "show": show}
+    how: dict[str, Any] = {"metrics": metrics, "draw": draw, "keep": keep, "show": show}
     outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, **how)
     rows = [_row(prompt, seed, outcome, i) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
     if outcome.shown is not None:
-        _write_samples(run, outcome.shown, rows, step)
+        _write_samples(run, outcome.shown, rows, name)
     return rows
 
 
@@ -176,9 +182,9 @@ def _row(prompt: "Prompt", seed: int, outcome: Outcome, index: int) -> dict[str,
     return {"prompt": prompt.text, "seed": seed, "scores": scores, **({"counts": counts} if counts else {})}
 
 
-def _write_samples(run: "Run", samples: "Samples", rows: Rows, step: int) -> None:
+def _write_samples(run: "Run", samples: "Samples", rows: Rows, name: str) -> None:
     """Files for people, by whichever plugin knows the medium, and a manifest that `mmalign score` reads."""
-    folder = run.folder / "samples" / step_name(step)
+    folder = run.folder / "samples" / name
     folder.mkdir(parents=True, exist_ok=True)
     paths: Sequence[Path] | None = run.hook.mmalign_write_samples(samples=samples, folder=folder)
     if paths is None:
@@ -202,8 +208,8 @@ def _seeds(run: "Run") -> list[int]:
     return [run.config.evaluation.seed + i for i in range(len(run.parts.evaluation_prompts))]
 
 
-def _file(run: "Run", step: int) -> Path:
-    return run.folder / "evaluation" / f"{step_name(step)}.jsonl"
+def _file(run: "Run", name: str) -> Path:
+    return run.folder / "evaluation" / f"{name}.jsonl"
 
 
 def _part(file: Path, rank: int) -> Path:

@@ -50,7 +50,7 @@ def mmalign_evaluated(run: "Run", step: int, results: dict[str, dict[str, Any]])
         _shown[run].pace.skip()
         for name, result in results.items():
             change = plus_minus(result["difference"], result["difference_se"], sign=True)
-            since = f", {change} since step 0" if step else ""
+            since = f", {change} since step 0" if step or result["difference"] else ""
             say(f"step {step}: {name} ({result['role']}) {plus_minus(result['mean'], result['se'])}{since}")
 
 

@@ -85,6 +85,21 @@ def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seed
     return kept
 
 
+Sampler = Callable[[Any, Sequence[Prompt], Sequence[int]], Samples]
+"""`(policy, prompts, seeds)` -> one sample a prompt."""
+
+
+def plain(policy: Any, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+    """As the policy draws them by itself."""
+    samples: Samples = policy.sample(prompts, seeds)
+    return samples
+
+
+def led(guidance: Callable[..., Samples], reward: Reward) -> Sampler:
+    """As a guidance draws them for a reward."""
+    return lambda policy, prompts, seeds: guidance(policy, reward, prompts, seeds)
+
+
 class RewardGradient:
     """The gradient of the rewards' weighted sum is added to the score at every step, as the module says; a weight is w."""
 

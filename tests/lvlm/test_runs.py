@@ -97,3 +97,29 @@ def test_a_run_on_its_own_best_samples(llava: Path, picture_files: list[Path], t
     assert metrics[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert metrics[-1]["kl"] > 1e-4
     assert metrics[-1]["loss"] < metrics[0]["loss"]
+
+
+def test_what_guidance_does_alone_and_after_training(llava: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    """The best of several has more words than the model's own; trained or not, it is compared with the untouched model."""
+    shown = [os.path.relpath(path, tmp_path) for path in picture_files]
+    rows = [{"prompt": asked, "images": [shown[i % 2]], "completion": "no"} for i, (asked, *_) in enumerate(ROWS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.py").write_text(REWARD)
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path, llava=llava, data="text-samples", objective="sft"))
+    guidance = "evaluation.guidance={type: best-of-n, n: 6, rewards: [words]}"
+
+    mmalign("train", config, guidance, "trainer.steps=0", "name=alone")
+    mmalign("train", config, guidance, "trainer.learning_rate=1.0e-9", "name=trained")
+    runs = tmp_path / "runs"
+    found = {
+        name: json.loads((runs / name / "evaluation.json").read_text())["rewards"]["words"]
+        for name in ("alone", "trained")
+    }
+    assert found["alone"]["role"] == "trained"
+    assert found["alone"]["after"]["mean"] > found["alone"]["before"]["mean"]
+    assert found["alone"] == found["trained"]
+    samples = {path.parent.name for path in (runs / "alone" / "samples").glob("*/samples.jsonl")}
+    assert samples == {"step-000000", "guided"}
+    evaluated = json.loads(mmalign("evaluate", runs / "alone", "--json"))["words"]
+    assert evaluated["mean"] == found["alone"]["after"]["mean"]

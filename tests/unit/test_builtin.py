@@ -88,7 +88,7 @@ class Run:
         judges = {"bright": Judge("trained", brightness), "dark": Judge("held-out", darkness)}
         asked = [Prompt(text) for text in prompts]
         self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
-        self.parts.held_out = self.parts.metrics = None
+        self.parts.held_out = self.parts.metrics = self.parts.guided = None
         self.chosen = SimpleNamespace(evaluation_sampling="the evaluation's")
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)
         self.feed = SimpleNamespace(rows=range(12), rows_per_batch=3)

@@ -201,7 +201,12 @@ def test_all_faults_are_told_at_once_in_the_order_of_their_places(write):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("trainer.steps=0", "at least 1, got 0"),
+        ("trainer.steps=-1", "at least 0, got -1"),
+        ("trainer.steps=0", "with 0 nothing happens"),
+        ("evaluation.guidance=best-of-n", "evaluation.guidance.rewards: missing"),
+        ("evaluation.guidance={type: a, rewards: []}", "at least 1"),
+        ("evaluation.guidance={type: a, rewards: [r]}", "nothing to lead: add evaluation.prompts"),
+        ("evaluation={prompts: p, guidance: {type: a, rewards: [r, r]}}", "2 rewards are called 'r'"),
         ("trainer.steps=true", "a whole number, got true"),
         ("trainer.steps='3'", "a whole number, got '3'"),
         ("trainer.steps=", "a whole number, got null"),
@@ -274,7 +279,7 @@ def test_a_file_that_cannot_be_read_is_explained(write, tmp_path):
 
 
 def test_a_tolerant_load_goes_on_without_the_faulty_keys(write):
-    loaded = load(write(), ["trainer.steps=0", "trainer.batch_size=x", "evaluation.evry=2"], tolerant=True)
+    loaded = load(write(), ["trainer.steps=-1", "trainer.batch_size=x", "evaluation.evry=2"], tolerant=True)
     assert {key for key, _ in loaded.faults} == {"trainer.steps", "trainer.batch_size", "evaluation.evry"}
     assert loaded.config.trainer.batch_size == 8
     lines = str(loaded.refusal([*loaded.faults, ("model.size", "too small")])).splitlines()

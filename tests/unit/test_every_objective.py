@@ -52,7 +52,7 @@ MADE = {"tokens": tokens, "denoising": denoising}
 def test_a_step_down_the_gradient_lowers_the_loss(name, process):
     made, batch = MADE[process]()
     batch |= {"sample": batch["chosen"], "label": [True, False, True], "score": [0.5, -1.0, 2.0]}
-    batch |= {"consistency": [1.0, 0.75, 0.25]}
+    batch |= {"consistency": [1.0, 0.75, 0.25], "degraded": [Prompt("b"), Prompt("ga"), Prompt("e")]}
     batch |= {"segments": [[Segment(0, 1, {"fact": label})] for label in ("accurate", "inaccurate", "accurate")]}
     batch = {column: batch[column] for column in SPECS[name].columns}  # no more than it says that it needs
     objective = options.bind_objective(SPECS[name], GIVEN.get(name, {}))

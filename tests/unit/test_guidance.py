@@ -187,3 +187,20 @@ def test_guidance_is_listed_and_described():
     described = CliRunner().invoke(app, ["--no-plugins", "describe", "guidance", "best-of-n"])
     assert "weighted sum of rewards is highest" in described.stdout
     assert "--guidance" in CliRunner().invoke(app, ["sample", "--help"], env={"COLUMNS": "200"}).stdout
+
+
+@pytest.mark.parametrize(
+    ("guidance", "told"),
+    [
+        ("{type: best-of, rewards: [bright]}", "unknown guidance 'best-of', did you mean 'best-of-n'"),
+        ("{type: best-of-n, n: 0, rewards: [bright]}", "evaluation.guidance.n: must be above 0"),
+        ("{type: best-of-n, rewards: [brigth]}", "evaluation.guidance.rewards.0: unknown reward 'brigth'"),
+        ("{type: reward-gradient, rewards: [bright, blind]}", "evaluation.guidance.rewards.1: 'reward-gradient' needs"),
+        ("{type: wrong, rewards: [bright]}", "evaluation.guidance: 'wrong' needs magic"),
+    ],
+)
+def test_what_cannot_lead_an_evaluation_is_said_before_anything_is_built(sampled, tmp_path, guidance, told):
+    sampled()
+    given = [f"evaluation.guidance={guidance}", "evaluation.prompts=prompts.txt"]
+    with pytest.raises(verbs.UserError, match=told):
+        verbs.open_target(tmp_path / "small.yaml", given)

@@ -92,6 +92,15 @@ def test_rows_are_means_with_errors_over_seeds(repository: Path) -> None:
     assert page["Something else"][2] == "0.550"
 
 
+def test_stages_of_one_run_are_compared() -> None:
+    given = {"name": "n", "claim": "c", "config": "a.yaml", "stage": "1-b", "number": "loss"}
+    claim = Claim.model_validate({**given, "than": {"config": "a.yaml", "stage": "1-a"}})
+    found = {"1-a": {"loss": 0.25}, "1-b": {"loss": 1.0}}
+    assert results_table.numbers(claim, [found, found]) == [1.0, 0.25]
+    same = Claim.model_validate({**given, "than": {"config": "b.yaml"}})
+    assert results_table.numbers(same, [found, found]) == [1.0, 1.0]
+
+
 def test_without_runs_nothing_is_measured_and_rendering_runs_nothing(repository: Path) -> None:
     assert made(repository, render=True) == []
     assert {row[2] for row in rows(repository).values()} == {"not measured"}

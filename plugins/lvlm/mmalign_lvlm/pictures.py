@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -37,6 +39,11 @@ def read(media: Media) -> Image.Image:
         raise UserError(f"{name} is too large ({str(error).partition(',')[0]}); {_REMEDY}") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read {name} ({error}): replace the file or remove its row") from None
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """A picture as `[3, H, W]` in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
 
 
 def frames(video: Sequence[Media]) -> list[Image.Image]:

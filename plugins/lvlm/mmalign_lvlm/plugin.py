@@ -21,10 +21,14 @@ def mmalign_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """Trained models of segments and of critiques, as rewards."""
+    """Trained models of segments and of critiques, as rewards; rules, where the right answer is known."""
     yield RewardSpec("segment-reward", "mmalign_lvlm.rewards.segments:SegmentReward", paper="arXiv:2404.05046")
     yield RewardSpec("segment-likelihood", "mmalign_lvlm.rewards.segments:SegmentLikelihood", paper="arXiv:2308.06394")
     yield RewardSpec("critiqued", "mmalign_lvlm.rewards.critique:CritiquedReward", paper="arXiv:2502.10391")
+    yield RewardSpec("rejected-claims", "mmalign_lvlm.rewards.claims:RejectedClaims", paper="arXiv:2405.17220")
+    yield RewardSpec("self-retrieval", "mmalign_lvlm.rewards.retrieval:SelfRetrieval", paper="arXiv:2409.03025")
+    for name, rule in {"iou": "BoxOverlap", "confidence": "BoxConfidence", "exact-answer": "ExactAnswer"}.items():
+        yield RewardSpec(name, f"mmalign_lvlm.rewards.verifiable:{rule}", paper="arXiv:2503.01785")
 
 
 @hookimpl
@@ -44,7 +48,9 @@ def mmalign_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Prompts of benchmarks, from their official files."""
+    """Prompts of benchmarks, from their official files; pairs with pictures that are also shown worse."""
+    pairs = frozenset({"prompt", "chosen", "rejected", "degraded"})
+    yield DataSpec("degraded-pairs", "mmalign_lvlm.degraded:DegradedPairs", columns=pairs, paper="arXiv:2406.11839")
     for name, source, paper in (
         ("pope", "PopePrompts", "arXiv:2305.10355"),
         ("pope-questions", "PopeQuestions", "arXiv:2305.10355"),

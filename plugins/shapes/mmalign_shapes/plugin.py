@@ -44,6 +44,12 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         columns=frozenset({"prompt", "sample", "segments"}),
         paper="arXiv:2404.05046",
     )
+    yield DataSpec(
+        "shapes-localisation",
+        "mmalign_shapes.localisation:ShapesLocalisation",
+        columns=frozenset({"prompt", "sample"}),
+        paper="arXiv:2503.01785",
+    )
     yield DataSpec("shapes-video-prompts", "mmalign_shapes.videos:ShapesVideoPrompts")
     yield DataSpec("shapes-videos", "mmalign_shapes.videos:ShapesVideos", columns=frozenset({"prompt", "sample"}))
     yield DataSpec(

@@ -1,1 +1,1 @@
-"""What trained models of segments say of answers, as rewards."""
+"""Rewards of answers: what trained models of segments and of critiques say, and rules where the truth is known."""
