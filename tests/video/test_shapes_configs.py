@@ -33,7 +33,6 @@ SMALL = [
 OWN = {
     "flow-dpo": ["collect.samples_per_prompt=2", "objective.schedule=(1-t)^2"],
     "flow-rwr": ["collect.samples_per_prompt=2"],
-    "flow-sft": ["collect.samples_per_prompt=2"],
     "flow-grpo": ["rollouts.prompts=1", "rollouts.samples_per_prompt=2"],
 }
 
