@@ -76,7 +76,7 @@ class Recipe(Checked):
 
     def command(self, seed: int) -> str:
         """What a person types."""
-        quoted = [f"'{one}'" if set(one) & set("[{ ") else one for one in self.given(seed)]
+        quoted = [f"'{one}'" if set(one) & set("[{( ") else one for one in self.given(seed)]
         return " ".join(["mmalign train", self.config, *quoted])
 
 

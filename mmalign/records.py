@@ -148,12 +148,15 @@ class Scores:
     units: `[B, U]`, what of `values` was earned at which unit of a rollout; the rest of it belongs to the whole. None
         where the reward does not tell.
     spans: the same by segments of texts: what of `values` each of them earned. The policy knows at which unit one ends.
+    places: `[B, H, W]` in [0, 1]: 1 where a picture, or a video in all its frames, shows what it should, so that it may stay when
+        the rest is drawn again (`mmalign.samplers.repair`). None where the reward does not tell.
     """
 
     values: Tensor
     dimensions: Mapping[str, Tensor] = field(default_factory=dict)
     units: Tensor | None = None
     spans: Spans | None = None
+    places: Tensor | None = None
 
 
 WEIGHTS = "weights"

@@ -65,6 +65,7 @@ _ON_SAMPLES = (
     ("rwr", _SCORED, _LIKELIHOOD, "arXiv:2305.13301"),
     ("fdpo", _SEGMENTS, _LIKELIHOOD | {"segments"}, "arXiv:2308.06394"),
     ("flow-rwr", _SCORED, _LIKELIHOOD, "arXiv:2501.13918"),
+    ("nft", _SCORED, _LIKELIHOOD | {"divergence", "timed"}, "arXiv:2509.16117"),
 )
 """What trains on single samples: name, columns, needs, paper."""
 
@@ -104,6 +105,14 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
     for name, paper in _ON_GROUPS.items():
         yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
+    yield ObjectiveSpec(
+        "grpo-guard",
+        _home("grpo-guard"),
+        needs=_ROLLOUTS | {"steps"},
+        reward="any",
+        samples_per_prompt=2,
+        paper="arXiv:2510.22319",
+    )
     for name, paper in {"d3po": "arXiv:2311.13231", "prdp": "arXiv:2402.08714"}.items():
         yield ObjectiveSpec(
             name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, neighbours=2, paper=paper
@@ -132,6 +141,7 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
     """What any text can be asked, and reward models that mmalign trained, alone or several together."""
     yield RewardSpec("reward-model", "mmalign.rewards.trained:RewardModel")
     yield RewardSpec("implicit", "mmalign.rewards.implicit:Implicit", paper="arXiv:2305.18290")
+    yield RewardSpec("generated", "mmalign.rewards.generated:Generated", paper="arXiv:2412.15156")
     yield RewardSpec("annotator", "mmalign.rewards.annotator:Annotator")
     yield RewardSpec("ensemble", "mmalign.rewards.ensemble:Ensemble", paper="arXiv:2310.02743")
     yield RewardSpec("length", "mmalign.rewards.texts:Length")
@@ -175,5 +185,8 @@ def mmalign_guidance() -> Iterator[GuidanceSpec]:
         needs=frozenset({"guided"}),
         reward="differentiable",
         paper="arXiv:2302.07121",
+    )
+    yield GuidanceSpec(
+        "repair", "mmalign.samplers.repair:Repair", needs=frozenset({"repair"}), paper="arXiv:2411.15115"
     )
     yield GuidanceSpec("best-of-n", "mmalign.samplers.guided:BestOfN", paper="arXiv:2112.09332")

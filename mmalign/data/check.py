@@ -85,6 +85,7 @@ class Checker:
         self.folder = folder
         self.look = look
         self.summary = Summary()
+        self._lengths: list[int] = []  # of the row's videos, in frames
 
     def file(self, path: Path) -> Iterator[BadCell]:
         """Everything that is wrong with a file, as it is found."""
@@ -101,6 +102,7 @@ class Checker:
         except ValueError as error:
             yield "text", f"not JSON ({error})"
             return
+        self._lengths = []
         for name, value in row.items():
             self.summary.columns.setdefault(name, type(value).__name__)
             if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -147,6 +149,7 @@ class Checker:
             self.summary.sizes["x".join(str(side) for side in (found.shape[-1], found.shape[-2]))] += 1
             if 0 in found.shape:
                 return "zero-size picture"
+            self._lengths += found.shape[:1] if found.ndim == 4 else []
         return None
 
     def _masks(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -178,6 +181,12 @@ class Checker:
         names = ", ".join(self.preset.words[1:] if self.preset.texts else self.preset.media)
         if first == second or (not self.preset.texts and _same(first, second, self.folder)):
             yield names, "identical sides"
+        if len(set(self._lengths)) > 1:
+            told = " and ".join(map(str, self._lengths))
+            yield (
+                names,
+                f"videos of {told} frames: cut them to one length, or which is better may be told by that alone",
+            )
         if self.preset.winner(row) == 0:
             self.summary.ties += 1
             if not self.preset.labels:  # a layout that labels its rows may call one a tie; here one side was chosen

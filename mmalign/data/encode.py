@@ -17,7 +17,7 @@ def fill(run: "Run") -> None:
     folder, encodings = folder_of(run), run.parts.policy.encodings
     store = encodings.keep(lambda fingerprint: Store(folder / fingerprint))
     encodings.fill([""], [])  # what is told where a prompt is dropped
-    encodings.fill([prompt.text for prompt in run.parts.evaluation_prompts], [])
+    encodings.fill(*encoded_of({f"prompt {i}": prompt for i, prompt in enumerate(run.parts.evaluation_prompts)}))
     held_out = run.parts.held_out or []
     asked = [(run.feed.rows, i) for i in run.feed.ahead(batches_left(run))]
     asked += [(held_out, i) for i in range(len(held_out))]
@@ -39,8 +39,9 @@ def batches_left(run: "Run") -> int:
     return (run.steps - run.step) * run.config.trainer.gradient_accumulation
 
 
-def encoded_of(row: Row) -> tuple[list[str], list[Media]]:
-    """The texts and the media of a row that a model is shown."""
-    texts = [cell.text for cell in row.values() if isinstance(cell, Prompt)]
+def encoded_of(row: Row) -> tuple[list[str], list[Media], list[Media]]:
+    """The texts, the media and the prompts' pictures of a row that a model is shown."""
+    prompts = [cell for cell in row.values() if isinstance(cell, Prompt)]
     media = [cell.media if isinstance(cell, Masked) else cell for cell in row.values()]
-    return texts, [one for one in media if isinstance(one, Path | bytes)]
+    pictures = [picture for prompt in prompts for picture in prompt.images]
+    return [prompt.text for prompt in prompts], [one for one in media if isinstance(one, Path | bytes)], pictures

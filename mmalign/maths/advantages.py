@@ -32,6 +32,15 @@ def grouped(rewards: Tensor, group: int, spread: Spread = "group", eps: float = 
     return centred / (deviation.expand_as(rows).flatten() + eps)
 
 
+def among(rewards: Tensor, rivals: Tensor, eps: float = 1e-4) -> Tensor:
+    """`[B]`: (r - m) / (s + ε) of each score, where m and s are mean and deviation (with n - 1) of its rivals `[B, R]`, itself
+    included. Rivals that are not finite do not count.
+    """
+    known = rivals.isfinite()
+    rows = torch.where(known, rivals, 0)
+    return (rewards - _mean(rows, known)[:, 0]) / (_deviation(rows, known)[:, 0] + eps)
+
+
 def leave_one_out(rewards: Tensor, group: int) -> Tensor:
     """`[N]`: r less the mean of the others of its group; 0 where there are no others."""
     rows, known = _rows(rewards, group)

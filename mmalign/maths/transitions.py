@@ -62,6 +62,20 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """U steps of B samples that were taken, as one model sees them.
+
+    log_probs: of each step `[B, U]`. means `[B, U, ...]` and stds `[B, U]`: what they are drawn from. falls: by how much each
+    lowers the noise level s, `[B, U]`; on a flow it is |dt|.
+    """
+
+    log_probs: Tensor
+    means: Tensor
+    stds: Tensor
+    falls: Tensor
+
+
+@dataclass(frozen=True)
 class Sde:
     """How much noise a sampler's steps draw. eta: η in [0, 1]. kind: a line of the table above."""
 

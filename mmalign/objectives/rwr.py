@@ -43,9 +43,15 @@ def weighted(log_probs: Tensor, scores: Tensor, weights: Tensor) -> Loss:
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
     """As `sft.terms`, with the rows' scores and those of their rivals."""
     found = sft.terms(parts, batch, rng)
-    scores = found["log_probs"].new_tensor(batch["score"])
+    scores, rivals = scored(batch, found["log_probs"])
+    return {**found, "scores": scores, "rivals": rivals}
+
+
+def scored(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+    """r `[B]` and r_j `[B, R]` of rows, of the type and on the device of `like`."""
+    scores = like.new_tensor(batch["score"])
     rows = [scores.new_tensor(row) for row in batch.get("rivals", ())] or [scores] * len(scores)
-    return {**found, "scores": scores, "rivals": pad_sequence(rows, batch_first=True, padding_value=-torch.inf)}
+    return scores, pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
 
 
 objective = Objective(loss, terms)

@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mmalign.errors import UserError
 from mmalign.maths.paths import Path
-from mmalign.maths.transitions import Kind, Sde, Transition, sde, step
+from mmalign.maths.transitions import Kind, Sde, Steps, Transition, sde, step
 from mmalign.processes.encodings import EncodingModel, Encodings
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
-from mmalign.samplers import gradient, guided
+from mmalign.samplers import gradient, guided, repair
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
@@ -103,7 +103,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "guided", "encodings"}
+        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "steps", "guided", "repair", "encodings"}
     )
     Sampling = _Sampling
 
@@ -159,6 +159,27 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         latents = gradient.ddim(denoise, path, noise(), grid, plan, self.sde, noise)
         return Samples(list(prompts) * (1 + plan.renoise), decode(latents), frame_rate=self.model.frame_rate)
 
+    @torch.no_grad()
+    def drawn(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> tuple[Samples, Tensor]:
+        """As `sample`, and the latents that the samples are made of."""
+        with evaluating(self.network):
+            latents = end(self._walk(self._denoise(prompts), *self._start(seeds)))
+            return self._decoded(prompts, latents, seeds), latents
+
+    @torch.no_grad()
+    def redrawn(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], others: Sequence[int], known: Tensor, keep: Tensor
+    ) -> tuple[Samples, Tensor]:
+        """As `drawn`, from the seeds `others` but where `keep` is 1: there it begins as `seeds` do and ends as `known`.
+
+        known: latents. keep: may be broadcast to them.
+        """
+        (x, noisy, noise), (before, _, _) = self._start(others), self._start(seeds)
+        denoise = repair.holding(self._denoise(prompts), self.model.path, known, keep)
+        with evaluating(self.network):
+            latents = end(self._walk(denoise, keep * before + (1 - keep) * x, noisy, noise))
+            return self._decoded(prompts, latents, others), latents
+
     # ---- rollouts
 
     @torch.no_grad()
@@ -190,6 +211,16 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         """
         values = torch.stack([now.log_prob(x_next) for now, x_next in self._transitions(rollout)], dim=1)
         return LogProbs(values, torch.ones_like(values))
+
+    def replay_steps(self, rollout: Rollout) -> Steps:
+        """As `replay`, with what the steps are drawn from."""
+        found = list(self._transitions(rollout))
+        log_probs = torch.stack([now.log_prob(x_next) for now, x_next in found], dim=1)
+        means = torch.stack([now.mean for now, _ in found], dim=1)
+        stds = torch.stack([now.std.flatten() for now, _ in found], dim=1)
+        levels = self.model.path.coefficients(self._grid())[1].to(stds)
+        steps = torch.stack([one["steps"] for one in rollout.units]).to(levels.device)
+        return Steps(log_probs, means, stds, levels[steps] - levels[steps + 1])
 
     def replay_divergence(self, rollout: Rollout) -> LogProbs:
         """KL(policy ‖ reference) of each step of a rollout, exact, the mean over dimensions: `[B, U]`, with gradient."""
@@ -293,11 +324,12 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
-        unconditional = self.encodings.unconditional(len(prompts)) if scale != 1 else None
+        empty = self.encodings.unconditional(len(prompts)) if scale != 1 else None
+        unconditional = empty and {**empty, **self.encodings.shown(prompts)}
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)
 
     def _condition(self, prompts: Sequence[Prompt]) -> Condition:
-        return self.encodings.condition([prompt.text for prompt in prompts])
+        return {**self.encodings.condition([prompt.text for prompt in prompts]), **self.encodings.shown(prompts)}
 
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, under gradient checkpointing if the run wants it."""

@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from mmalign.data.cache import Store, Tensors, content, digest, fingerprint
 from mmalign.errors import UserError
-from mmalign.records import Masked, Media
+from mmalign.records import Masked, Media, Prompt
 from mmalign.samplers.guidance import Condition
 
 Made = TypeVar("Made")
@@ -38,7 +38,11 @@ class Posterior:
 
 
 class EncodingModel(Protocol):
-    """What a plugin's adapter gives of its frozen half."""
+    """What a plugin's adapter gives of its frozen half.
+
+    One whose network is shown a picture beside the words has `looks`, which is true, and `shown(pictures) -> Condition`: what
+    the network is told of these pictures, under other names than those of `condition`.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +108,21 @@ class Encodings:
         (empty,) = self._empty
         return empty and {name: value.expand(n, *value.shape[1:]) for name, value in empty.items()}
 
+    def shown(self, prompts: Sequence[Prompt]) -> Condition:
+        """What the network is told of the picture that each prompt shows, batch first; nothing where it looks at none.
+
+        Raises UserError for a prompt that shows no picture, or several.
+        """
+        if not self._looks:
+            return {}
+        if wrong := next((prompt for prompt in prompts if len(prompt.images) != 1), None):
+            raise UserError(
+                f"the prompt '{wrong.text}' shows {len(wrong.images)} pictures, but this model begins with one: see to it that "
+                "`images` of each prompt holds one"
+            )
+        found = [self._picture(prompt.images[0]) for prompt in prompts]
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
     def posterior(self, media: Sequence[Media]) -> Posterior:
         """What the encoder knows of the latents of media."""
         found = [self._medium(medium) for medium in media]
@@ -135,12 +154,14 @@ class Encodings:
         self._store = store(fingerprint(modules, settings))
         return self._store
 
-    def fill(self, texts: Sequence[str], media: Sequence[Media]) -> None:
-        """See to it that the encodings of these are kept."""
+    def fill(self, texts: Sequence[str], media: Sequence[Media], pictures: Sequence[Media] = ()) -> None:
+        """See to it that the encodings of these are kept. pictures: that prompts show."""
         for text in texts:
             self._text(text)
         for medium in media:
             self._medium(medium)
+        for picture in pictures if self._looks else ():
+            self._picture(picture)
 
     def release(self) -> None:
         """Take the encoders off the device. What is not in the store brings those back that it needs, for good."""
@@ -152,6 +173,15 @@ class Encodings:
 
     # ---- inside
 
+    @property
+    def _looks(self) -> bool:
+        """Whether the network is shown pictures."""
+        return bool(getattr(self._model, "looks", False))
+
+    def _picture(self, picture: Media) -> Tensors:
+        shown: Callable[[Sequence[Media]], Tensors] = getattr(self._model, "shown")  # noqa: B009
+        return self._known(self._key("picture", picture), "media", lambda: shown([picture]))
+
     def _text(self, text: str) -> Tensors:
         return self._known(digest("text", text), "texts", lambda: self._model.condition([text]))
 
@@ -160,8 +190,11 @@ class Encodings:
             found = self._model.encode(self._model.pixels([medium]))
             return {"mean": found.mean} if found.std is None else {"mean": found.mean, "std": found.std}
 
-        key = None if self._store is None or isinstance(medium, Tensor) else digest("medium", self._content(medium))
-        return self._known(key, "media", moments)
+        return self._known(self._key("medium", medium), "media", moments)
+
+    def _key(self, kind: str, medium: Media) -> str | None:
+        """Under what a medium is kept, as which kind of thing; None where it is not."""
+        return None if self._store is None or isinstance(medium, Tensor) else digest(kind, self._content(medium))
 
     def _weights(self, masked: Masked) -> Tensor:
         """The mask cut as the picture is, and averaged over what each place of the latents sees, `[1, height, width]`."""

@@ -27,7 +27,7 @@ class Implicit:
     """
 
     def __init__(self, model: dict[str, Any], reference: dict[str, Any], draws: PositiveInt = 1):
-        self.policy, self.reference = _policy("model", model), _policy("reference", reference)
+        self.policy, self.reference = policy_of("model", model), policy_of("reference", reference)
         self.draws = draws
 
     def to(self, device: torch.device | str) -> Self:
@@ -53,8 +53,8 @@ class Implicit:
         return ratio
 
 
-def _policy(key: str, given: Mapping[str, Any]) -> Any:
-    """The model that a section of a config names, inside its process."""
+def policy_of(key: str, given: Mapping[str, Any], sampling: Mapping[str, Any] | None = None) -> Any:
+    """The model that a section of a config names, inside its process. sampling: the options of that."""
     model = dict(given)
     if "type" not in model:
         raise UserError(f"{key}: missing `type`: write it as the `model` of a config")
@@ -62,4 +62,4 @@ def _policy(key: str, given: Mapping[str, Any]) -> Any:
     process = process_class(spec.process)
     if "likelihood" not in process.offers:
         raise UserError(f"{key}: model '{spec.name}' scores and makes no samples, so it finds none likely")
-    return process(spec.load()(**options.parsed(spec, model)), process.Sampling())
+    return process(spec.load()(**options.parsed(spec, model)), process.Sampling(**(sampling or {})))

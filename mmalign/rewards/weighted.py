@@ -141,7 +141,9 @@ def _in_pieces(reward: CheckedReward, samples: Samples, size: int) -> Scores:
     units = [piece.units for piece in pieces if piece.units is not None]
     spans = [row for piece in pieces for row in piece.spans or ()]
     values = torch.cat([piece.values for piece in pieces])
-    return Scores(values, units=_as_wide(units, torch.cat) if units else None, spans=spans or None)
+    places = [piece.places for piece in pieces if piece.places is not None]
+    wide = _as_wide(units, torch.cat) if units else None
+    return Scores(values, units=wide, spans=spans or None, places=torch.cat(places) if places else None)
 
 
 def _let_through(scores: Scores, raw: Mapping[str, Scores], gates: Mapping[str, float]) -> Scores:
@@ -193,7 +195,9 @@ def _summed(raw: dict[str, Scores], shaped: dict[str, Scores]) -> Scores:
     total = torch.stack([part.values.to(device) for part in parts]).sum(dim=0)
     dimensions = {name: scores.values for name, scores in raw.items()}
     together = _as_wide(units, lambda rows: torch.stack(rows).sum(dim=0)) if units else None
-    return Scores(total, dimensions, together, _joined([part.spans for part in parts if part.spans]))
+    places = [scores.places.to(device) for scores in raw.values() if scores.places is not None]
+    stays = torch.stack(places).amin(dim=0) if places else None  # what every reward that tells would keep
+    return Scores(total, dimensions, together, _joined([part.spans for part in parts if part.spans]), stays)
 
 
 def _joined(spans: Sequence[Spans]) -> Spans | None:

@@ -55,6 +55,17 @@ def batch(n: int = 4, side: int = 40) -> Samples:
     return Samples([Prompt(text) for text in TEXTS[:n]], media)
 
 
+@gradient_rewards
+def test_a_video_scores_as_its_frames_do_on_average(reward: Reward) -> None:
+    first, second = batch(), batch()
+    second = Samples(second.prompts, second.media.flip(-1, -2).square())
+    video = Samples(first.prompts, torch.stack([first.media, second.media], dim=1).requires_grad_())
+    found = reward(video)
+    torch.testing.assert_close(found, (reward(first) + reward(second)) / 2, atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), video.media)
+    assert (gradient.flatten(2).norm(dim=2) > 0).all()
+
+
 @every_reward
 def test_scores_move_with_their_samples(reward: Reward) -> None:
     samples, order = batch(), [2, 0, 3, 1]

@@ -150,3 +150,18 @@ def test_watching_names_tracks() -> None:
     assert (str(track.kind), track.motion) == ("red circle", "moves left")
     assert -4.1 < track.velocity[0] < -1.9
     assert abs(track.velocity[1]) < 0.05
+
+
+def test_what_is_right_may_stay_and_what_is_wrong_may_not() -> None:
+    text = "a red circle moves left and a blue square stays"
+    pixels = video(text, seed=1)
+    right, half = rate(pixels, text), rate(pixels, "a red circle moves right and a blue square stays")
+    assert len(right.right) == 2
+    assert [str(track.kind) for track in half.right] == ["blue square"]
+    kept = VideoOracle()(Samples([Prompt(text)], pixels[None])).places
+    assert kept is not None
+    assert torch.equal(kept[0], right.stays())
+    shown = (pixels - pixels[:, :, :1, :1]).abs().amax(dim=(0, 1)) > 0.2
+    assert (right.stays()[shown] == 1).all()
+    assert 0 < half.stays().sum() < right.stays().sum() < 64 * 64
+    assert rate(torch.rand(9, 3, 64, 64), text).stays().sum() == 0

@@ -39,10 +39,12 @@ DEFAULTS = {
     "sft": {},
     "rwr": {"temperature": 5.0},  # diffusion 5.2
     "flow-rwr": {"limit": 5.0},  # diffusion 8.3
+    "nft": {"beta": 1.0, "limit": 5.0},  # diffusion 8.10
     "superhf": {"weight": 0.35},  # lvlm 7.8
     "spin": {"beta": 0.1, "label_smoothing": 0.0, "margin": 0.0, "units": "sum"},  # lvlm 7.6
     "grpo": {"spread": "group", "length": "own", "beta": 0.0, "clip_low": 0.2, "clip_high": 0.2, "estimator": "k3"},
     "dr-grpo": {"beta": 0.0, "clip_low": 0.2, "clip_high": 0.2, "estimator": "k3"},
+    "grpo-guard": {"spread": "group", "clip": 2e-6},  # diffusion 8.6
     "dapo": {"clip_low": 0.2, "clip_high": 0.28},
     "gspo": {"spread": "group", "beta": 0.0, "clip_low": 3e-4, "clip_high": 4e-4, "estimator": "k3"},
     "rloo": {"beta": 0.05, "estimator": "k1", "clip": 0.2},

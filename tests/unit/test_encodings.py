@@ -220,10 +220,10 @@ def test_a_folder_that_takes_nothing_is_named(tmp_path):
 
 def test_of_a_row_the_model_is_shown_prompts_and_files(tmp_path):
     row = {
-        "prompt": Prompt("x"),
+        "prompt": Prompt("x", images=["shown"]),
         "chosen": tmp_path / "a",
         "rejected": Masked(b"b", tmp_path / "mask"),
         "label": 1,
         "sample": torch.ones(1),
     }
-    assert encoded_of(row) == (["x"], [tmp_path / "a", b"b"])
+    assert encoded_of(row) == (["x"], [tmp_path / "a", b"b"], ["shown"])

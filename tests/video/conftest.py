@@ -1,6 +1,7 @@
 """Tiny video pipelines, saved once a session."""
 
 import os
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def adapted(folder: Callable[[str], Path]) -> Callable[[str], VideoModel]:
         return models[family]
 
     return of
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """A file called as videos are that holds no picture."""
+    with wave.open(str(tmp_path / "voice.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    return (tmp_path / "voice.wav").rename(tmp_path / "voice.mp4")
 
 
 def build(path: Path, **options: object) -> VideoModel:

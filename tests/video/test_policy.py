@@ -3,19 +3,21 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mmalign.objectives import dpo
+from mmalign.objectives import alignprop, dpo, draft
+from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy
 from mmalign.records import LogProbs, Prompt, Samples, Scores
 from mmalign.samplers.gradient import Plan, last
 from mmalign_video import tiny
 from mmalign_video.models import VideoModel
 
-from .conftest import FAMILIES, TEXTS, build
+from .conftest import FAMILIES, TEXTS, build, perturbed
 
 Adapted = Callable[[str], VideoModel]
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -120,6 +122,26 @@ def test_with_gradient_only_the_beginning_is_decoded(folder: Callable[[str], Pat
     assert part.shape[1] == 5 < whole.shape[1] == tiny.FRAMES
     assert part.requires_grad
     torch.testing.assert_close(part.detach(), whole[:, :5], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [draft, alignprop])
+def test_the_gradient_of_a_reward_of_the_first_frame_reaches_every_weight(
+    objective: Any, folder: Callable[[str], Path]
+) -> None:
+    """As VADER trains: through the decoder of one latent frame and the last step of the sampler."""
+    model = perturbed(build(folder("wan"), gradient_frames=1))
+    asked: list[Samples] = []
+
+    def brightness(samples: Samples) -> Scores:
+        asked.append(samples)
+        return Scores(samples.media.mean(dim=(1, 2, 3, 4)))
+
+    parts = Parts(policy_of(model, eta=0.7, checkpointing=True), objective.objective, [], brightness)
+    found = objective.objective.loss(**objective.terms(parts, {"prompt": PROMPTS}, torch.Generator().manual_seed(0)))
+    found.values.mean().backward()
+    assert asked[0].media.shape == (2, 1, 3, tiny.SIDE, tiny.SIDE)
+    assert all(weight.grad is not None for weight in model.weights.trainable().values())
+    assert any(weight.grad.abs().max() > 0 for weight in model.weights.trainable().values())
 
 
 @pytest.mark.parametrize("family", ["wan", "cogvideox"])

@@ -1,6 +1,5 @@
 """Videos as files and as frames."""
 
-import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -51,14 +50,6 @@ def written(
 def greys(frames: Tensor) -> list[int]:
     """Which of `GREYS` each frame is nearest to."""
     return [int((GREYS - frame.mean()).abs().argmin()) for frame in frames]
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> Path:
-    with wave.open(str(tmp_path / "voice.wav"), "wb") as file:
-        file.setparams((1, 2, 8000, 0, "NONE", ""))
-        file.writeframes(bytes(1600))
-    return (tmp_path / "voice.wav").rename(tmp_path / "voice.mp4")
 
 
 @pytest.mark.parametrize("frame_rate", [8.0, 16.0, 23.976, None])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -100,6 +101,15 @@ class Quality:
     MQ: float
     TA: float
     unsure: bool
+    right: tuple[Track, ...] = ()
+    """The things that are just as the caption says and look the same throughout."""
+
+    def stays(self) -> Tensor:
+        """`[64, 64]`: 1 wherever a thing that is right is seen in any frame, soft edges included."""
+        kept = torch.zeros(SIZE, SIZE)
+        for thing in (thing for track in self.right for thing in track.things):
+            kept[_span(thing.y, thing.radius + _REACH), _span(thing.x, thing.radius + _REACH)] = 1
+        return kept
 
 
 def watch(video: Tensor) -> tuple[Track, ...]:
@@ -128,7 +138,8 @@ def rate(video: Tensor, caption: str | Movers) -> Quality:
         return Quality(0.0, 0.0, 0.0, unsure=True)
     clean = np.logical_and.reduce([track.steady for track in tracks])
     evenness = float(np.mean([track.evenness for track in tracks]))
-    return Quality(float(clean.sum()) / len(video), evenness, _aligned(tracks, claim), unsure=False)
+    right = tuple(one for one in tracks if one.steady.all() and any(_agreement(one, mover) == 1 for mover in claim))
+    return Quality(float(clean.sum()) / len(video), evenness, _aligned(tracks, claim), unsure=False, right=right)
 
 
 def _followed(rows: Sequence[tuple[Thing, ...]]) -> list[tuple[Thing, ...]]:

@@ -47,7 +47,8 @@ class VideoOracle:
         """`[B]` for videos `[B, F, 3, 64, 64]`; NaN pixels score NaN.
 
         dimensions, `[B]` each: `VQ`, `MQ`, `TA`, and `unsure`, 1 where the oracle could not read the video; MQ and TA are 0
-        there. Raises UserError for pictures, and for prompts outside the grammar.
+        there. places: where things move that are right in all dimensions but evenness. Raises UserError for pictures, and for
+        prompts outside the grammar.
         """
         media = samples.media
         if media.ndim != 5 and len(samples):
@@ -62,7 +63,9 @@ class VideoOracle:
         }
         names = moving_oracle.DIMENSIONS if self._dimension == "mean" else (self._dimension,)
         values = torch.stack([dimensions[name] for name in names]).mean(dim=0)
-        return Scores(torch.where(torch.isfinite(media).flatten(1).all(dim=1), values, torch.nan), dimensions)
+        known = torch.where(torch.isfinite(media).flatten(1).all(dim=1), values, torch.nan)
+        places = torch.stack([one.stays() for one in rated]).to(media) if rated else None
+        return Scores(known, dimensions, places=places)
 
 
 class CaptionOracle:

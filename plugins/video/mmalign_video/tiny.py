@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -21,6 +22,7 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -28,7 +30,16 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from mmalign_diffusion.tiny import WIDTH, clip_encoder, clip_tokenizer, t5_encoder, t5_tokenizer
 
@@ -37,10 +48,10 @@ SIDE, FRAMES = 32, 9
 
 
 def save(family: str, folder: Path, seed: int = 0) -> Path:
-    """Save the tiny pipeline of a family (a key of `TINY`) in `folder` and return it. Same seed, same weights."""
+    """Save the tiny pipeline of a family (of `TINY` or `FROM_PICTURES`) in `folder` and return it. Same seed, same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        TINY[family]().save_pretrained(folder)
+        {**TINY, **FROM_PICTURES}[family]().save_pretrained(folder)
     return folder
 
 
@@ -97,6 +108,29 @@ def wan(experts: bool = False, expand_timesteps: bool = False) -> WanPipeline:
     )
 
 
+def wan_from_picture(looking: bool = True) -> WanImageToVideoPipeline:
+    """Wan 2.1, whose transformer attends to CLIP's states; without `looking` as of 2.2."""
+    tokenizer = t5_tokenizer()
+    seen = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    asked = {"image_dim": WIDTH, "added_kv_proj_dim": 24} if looking else {}
+    return WanImageToVideoPipeline(
+        tokenizer,
+        umt5_encoder(len(tokenizer)),
+        wan_vae(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}) if looking else None,
+        CLIPVisionModel(seen).eval() if looking else None,
+        wan_transformer(in_channels=4 + 4 + 4, **asked),
+    )
+
+
 def ltx(denoising_decoder: bool = False) -> LTXPipeline:
     """LTX-Video, whose noise levels move up with the video's size; of 0.9.1 and later with a decoder that is told a time."""
     tokenizer = t5_tokenizer()
@@ -128,7 +162,12 @@ def ltx(denoising_decoder: bool = False) -> LTXPipeline:
     return LTXPipeline(scheduler, vae, t5_encoder(tokenizer), tokenizer, transformer)
 
 
-def cogvideox(rotary: bool = True, together: int | None = None) -> CogVideoXPipeline:
+def cogvideox_from_picture() -> CogVideoXImageToVideoPipeline:
+    """CogVideoX of 5B, which begins with a picture."""
+    return CogVideoXImageToVideoPipeline(**cogvideox(in_channels=8).components)
+
+
+def cogvideox(rotary: bool = True, together: int | None = None, in_channels: int = 4) -> CogVideoXPipeline:
     """CogVideoX of 5B; without `rotary` places of 2B, `together` latent frames a token in 1.5."""
     tokenizer = t5_tokenizer()
     vae = AutoencoderKLCogVideoX(
@@ -142,7 +181,7 @@ def cogvideox(rotary: bool = True, together: int | None = None) -> CogVideoXPipe
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         time_embed_dim=8,
         text_embed_dim=WIDTH,
@@ -223,3 +262,9 @@ TINY: Mapping[str, Callable[[], Any]] = {
     "hunyuan": hunyuan,
 }
 """Families of tiny pipelines by name. Load them with `height=32, width=32, frames=9`."""
+FROM_PICTURES: Mapping[str, Callable[[], Any]] = {
+    "wan-from-picture": wan_from_picture,
+    "wan-2.2-from-picture": lambda: wan_from_picture(looking=False),
+    "cogvideox-from-picture": cogvideox_from_picture,
+}
+"""The same for those that begin with a picture, which the prompt shows."""

@@ -46,9 +46,10 @@ class PipelineModel:
 
     @property
     def encoders(self) -> Mapping[str, Sequence[nn.Module]]:
-        """The text encoders, and the VAE without its decoder."""
+        """The text encoders; the VAE without its decoder, and what else looks at pictures."""
         vae = self.pipe.vae
-        media = [part for part in (vae.encoder, getattr(vae, "quant_conv", None)) if part is not None]
+        looking = getattr(self.pipe, "image_encoder", None)
+        media = [part for part in (vae.encoder, getattr(vae, "quant_conv", None), looking) if part is not None]
         named = [part for name, part in self.pipe.components.items() if name.startswith("text_encoder")]
         return {"texts": [part for part in named if part is not None], "media": media}
 

@@ -20,7 +20,8 @@ DROPOUT = (0.2, 0.2, 0.1)
 class Aesthetic:
     """Linear layers on the normalised CLIP ViT-L/14 embedding of the picture; usually 4 to 7. Prompts do not matter.
 
-    Differentiable with respect to the picture. There is no activation between the layers, so it is one affine map.
+    Of a video it is the mean over its frames. Differentiable with respect to the picture. There is no activation between the
+    layers, so it is one affine map.
 
     path: the predictor's weights, for example `sac+logos+ava1-l14-linearMSE.pth` of christophschuhmann's
         improved-aesthetic-predictor; `.safetensors` works as well. `package:relative/path` names an installed package.
@@ -44,7 +45,7 @@ class Aesthetic:
         if len(samples) == 0:
             return samples.media.new_zeros(0)
         score: Tensor = self.head(self.clip.images(samples.media))
-        return score.squeeze(-1)
+        return score.reshape(len(samples), -1).mean(dim=1)
 
 
 def new_head() -> nn.Sequential:

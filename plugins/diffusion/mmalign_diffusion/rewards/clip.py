@@ -12,7 +12,7 @@ from mmalign_diffusion.rewards.openclip import OpenClip
 class ClipScore:
     """Cosine between the CLIP embeddings of picture and prompt, in [-1, 1]; 0.2 to 0.35 is usual for real models.
 
-    Differentiable with respect to the picture.
+    Of a video it is the mean over its frames. Differentiable with respect to the picture.
 
     model, pretrained: as open_clip names them (`open_clip.list_pretrained()`); downloaded when first used.
     path: a folder with an open_clip model instead, or `package:relative/path` in an installed package.
@@ -30,4 +30,5 @@ class ClipScore:
         """`[B]`."""
         if len(samples) == 0:
             return samples.media.new_zeros(0)
-        return (self.clip.images(samples.media) * self.clip.texts(samples.texts)).sum(dim=-1)
+        images, texts = self.clip.images(samples.media), self.clip.texts(samples.texts)
+        return torch.einsum("b...d,bd->b...", images, texts).reshape(len(samples), -1).mean(dim=1)

@@ -47,9 +47,10 @@ class OpenClip:
         return self
 
     def images(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [0, 1] to `[B, D]`."""
-        embedded: Tensor = self.model.encode_image(self.fitted(pixels))
-        return F.normalize(embedded.float(), dim=-1)
+        """`[..., 3, H, W]` in [0, 1] to `[..., D]`: pictures, or videos frame by frame."""
+        *leading, channels, height, width = pixels.shape
+        embedded: Tensor = self.model.encode_image(self.fitted(pixels.reshape(-1, channels, height, width)))
+        return F.normalize(embedded.float(), dim=-1).reshape(*leading, -1)
 
     def fitted(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` in [0, 1] resized (bicubic, antialiased) and normalised as the model asks."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmalign.processes.encodings import Posterior
 from mmalign.records import Media
+from mmalign.samplers.guidance import Condition
 from mmalign_diffusion import pictures
 from mmalign_diffusion.models.lora import Lora
 from mmalign_diffusion.models.pipeline import PipelineModel
@@ -23,7 +24,8 @@ _ONE_BY_ONE = 256 * 256
 
 
 class VideoModel(PipelineModel):
-    """A video pipeline: Wan 2.1 or 2.2, LTX-Video, CogVideoX or HunyuanVideo.
+    """A video pipeline: Wan 2.1 or 2.2, LTX-Video, CogVideoX or HunyuanVideo; Wan and CogVideoX also from a picture, the one in
+    the prompt's `images`.
 
     Videos are `[B, F, 3, H, W]` in [0, 1].
 
@@ -75,6 +77,21 @@ class VideoModel(PipelineModel):
         family = self.family
         read = (videos.read(one, family.frame_rate, family.frames).to(self.device) for one in media)
         return torch.stack([pictures.fit(frames, (family.height, family.width)) for frames in read])
+
+    @property
+    def looks(self) -> bool:
+        """Whether videos begin with a picture that the prompt shows."""
+        looks: bool = self.family.looks
+        return looks
+
+    @torch.no_grad()
+    def shown(self, media: Sequence[Media]) -> Condition:
+        """What the denoiser is told of the pictures that videos begin with."""
+        size = (self.family.height, self.family.width)
+        fitted = torch.cat([pictures.fit(pictures.read(one)[None].to(self.device), size) for one in media])
+        with torch.autocast(fitted.device.type, enabled=False):
+            found: Condition = self.family.shown(fitted.float())
+        return found
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mmalign.samplers.guidance import Condition
@@ -47,11 +48,36 @@ class CogVideoX(VideoFamily):
         if self.config.use_rotary_positional_embeddings:
             place = self.pipe._prepare_rotary_positional_embeddings
             rotary = place(self.height, self.width, x.shape[1], x.device)
+        told = {} if self.config.ofs_embed_dim is None else {"ofs": x.new_full((1,), 2.0)}
         output: Tensor = network(
-            hidden_states=x,
+            hidden_states=torch.cat([x, condition["begin"]], dim=2) if self.looks else x,
             encoder_hidden_states=condition["prompt_embeds"],
             timestep=self.timestep(t),
             image_rotary_emb=rotary,
             return_dict=False,
+            **told,
         )[0]
         return output
+
+
+class CogVideoXFromPicture(CogVideoX):
+    """`CogVideoXImageToVideoPipeline`, 1.0 and 1.5.
+
+    Where it differs: the picture's latents are the posterior's mean, not a draw.
+    """
+
+    looks = True
+
+    @property
+    def channels(self) -> int:
+        """Of the latents: half of what the transformer takes."""
+        return super().channels // 2
+
+    def shown(self, pixels: Tensor) -> Condition:
+        """begin `[B, F, C, H, W]`: the latent of the picture `[B, 3, H, W]`, then zeros."""
+        first = self.pipe.vae.encode(pixels[:, :, None] * 2 - 1).latent_dist.mode().transpose(1, 2)
+        factor = self.pipe.vae_scaling_factor_image
+        first = first / factor if self.pipe.vae.config.invert_scale_latents else first * factor
+        begin = first.new_zeros(len(first), *self.latent_shape)
+        begin[:, :1] = first
+        return {"begin": begin}

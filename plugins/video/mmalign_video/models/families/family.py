@@ -34,6 +34,8 @@ class VideoFamily(Family):
     embedded_guidance: the guidance that a guidance-distilled denoiser is told; others do not ask.
     """
 
+    looks: ClassVar[bool] = False
+    """Whether videos begin with a picture that is shown; then the family has `shown(pixels) -> Condition`."""
     native_frame_rate: ClassVar[float]
     """Frames a second of the videos that the denoiser was made for."""
 

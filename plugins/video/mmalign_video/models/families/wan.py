@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mmalign.errors import UserError
 from mmalign.samplers.guidance import Condition
 from mmalign_video.models.families.experts import Experts
 from mmalign_video.models.families.family import VideoFamily, per_channel
@@ -68,9 +70,10 @@ class Wan(VideoFamily):
     def predict(self, network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The velocity."""
         output: Tensor = network(
-            hidden_states=x,
+            hidden_states=torch.cat([x, condition["begin"]], dim=1) if self.looks else x,
             timestep=self._told(self.timestep(t)),
             encoder_hidden_states=condition["prompt_embeds"],
+            encoder_hidden_states_image=condition.get("picture_embeds"),
             return_dict=False,
         )[0]
         return output
@@ -85,3 +88,32 @@ class Wan(VideoFamily):
     @property
     def _two(self) -> bool:
         return self.pipe.config.boundary_ratio is not None
+
+
+class WanFromPicture(Wan):
+    """`WanImageToVideoPipeline`, 2.1 and 2.2 but for its model of 5B."""
+
+    looks = True
+
+    def shown(self, pixels: Tensor) -> Condition:
+        """begin `[B, in_time + C, F, H, W]`: which frames are known, and the latents of a video that is grey after the picture;
+        picture_embeds `[B, places, width]`: what CLIP makes of it, where the transformer asks. pixels: `[B, 3, H, W]`.
+        """
+        grey = pixels.new_full((len(pixels), 3, self.frames - 1, *pixels.shape[-2:]), 0.5)
+        latents = self.scale(
+            self.pipe.vae.encode(torch.cat([pixels[:, :, None], grey], dim=2) * 2 - 1).latent_dist.mode()
+        )
+        known = latents.new_zeros(len(latents), self.strides[0], *latents.shape[2:])
+        known[:, :, 0] = 1
+        found = {"begin": torch.cat([known, latents], dim=1)}
+        if self.config.image_dim is None:
+            return found
+        levels = (pixels * 255).round().byte().cpu()
+        return {**found, "picture_embeds": self.pipe.encode_image(list(levels), device=pixels.device)}
+
+    def _check(self) -> None:
+        super()._check()
+        if self.pipe.config.expand_timesteps:
+            raise UserError(
+                "model.path: Wan 2.2 of 5B is taken from text alone: name another model, or load it as a WanPipeline"
+            )
