@@ -5,9 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unit import toy
-from unit.test_every_objective import CELLS, FITTING, ON_ROLLOUTS, SPECS, scored
-from unit.toy import rng
 
 from mmalign import UserError, options, plugins
 from mmalign.compose import choose
@@ -18,6 +15,9 @@ from mmalign.data.texts import TextPairs, TextSamples
 from mmalign.errors import BadRow
 from mmalign.feeds import Rows, summary
 from mmalign.records import LogProbs, Scores
+from unit import toy
+from unit.test_every_objective import CELLS, FITTING, ON_ROLLOUTS, SPECS, scored
+from unit.toy import rng
 
 NAN, INF = float("nan"), float("inf")
 

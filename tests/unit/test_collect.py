@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from unit.toy_tokens import policy
 
 from mmalign import UserError, compose, config, plugins
 from mmalign.config import Collect
@@ -14,6 +13,7 @@ from mmalign.objectives import rwr, sft
 from mmalign.parts import Parts
 from mmalign.records import Prompt
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit.toy_tokens import policy
 
 PROMPTS = [Prompt("ab", {"id": 7}, images=("a.png",)), Prompt("c", {"id": 8})]
 

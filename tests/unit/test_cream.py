@@ -7,8 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit import toy, toy_tokens
-from unit.test_collect import run_in
 
 from mmalign import UserError
 from mmalign.config import Collect, Config
@@ -22,6 +20,8 @@ from mmalign.records import Prompt, Samples
 from mmalign.rewards import implicit
 from mmalign.rewards.implicit import Implicit
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit import toy, toy_tokens
+from unit.test_collect import run_in
 
 RATIO = st.floats(-20, 20)
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from unit.toy import ToyModel, gradient, pairs, parts, paths, prompts, rng
 
 from mmalign import UserError, options
 from mmalign.processes import PROCESSES, process_class
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
 from mmalign.records import Samples
 from mmalign.samplers import gradient as plans
+from unit.toy import ToyModel, gradient, pairs, parts, paths, prompts, rng
 
 
 @pytest.mark.parametrize("kind", paths())

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from torch import nn
-from unit.toy import ToyModel, paths, prompts, rng
 
 from mmalign import UserError
 from mmalign.data.cache import Store, content, digest, fingerprint
@@ -18,6 +17,7 @@ from mmalign.processes.denoising import DenoisingPolicy, Sampling
 from mmalign.processes.encodings import Encodings, Posterior
 from mmalign.records import Masked, Prompt
 from mmalign.specs import Objective
+from unit.toy import ToyModel, paths, prompts, rng
 
 
 class Module(nn.Linear):

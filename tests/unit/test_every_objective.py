@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit import toy, toy_tokens
-from unit.toy import rng
 
 from mmalign import options
 from mmalign.builtin.parts import mmalign_objectives
@@ -17,6 +15,8 @@ from mmalign.parts import Parts
 from mmalign.processes import PROCESSES, process_class
 from mmalign.records import Experience, Prompt, Scores, Segment
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit import toy, toy_tokens
+from unit.toy import rng
 
 SPECS = {spec.name: spec for spec in mmalign_objectives()}
 CELLS = [(name, process) for name, spec in SPECS.items() for process in PROCESSES]

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.testing import assert_close
-from unit import toy
-from unit.toy import rng
 
 from mmalign.maths.advantages import among
 from mmalign.maths.transitions import Transition
 from mmalign.objectives import grpo_guard, nft
 from mmalign.records import Experience, Scores
+from unit import toy
+from unit.toy import rng
 
 B, U, D = 3, 2, 5
 

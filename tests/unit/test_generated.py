@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
-from unit import toy
 
 from mmalign.errors import UserError
 from mmalign.records import Prompt, Samples
 from mmalign.rewards import generated
 from mmalign.rewards.generated import Generated
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit import toy
 
 ASKED = [Prompt("cat"), Prompt("a dog"), Prompt("x")]
 SAID = ["a grey cat that sleeps", "a dog", " "]

@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import ToyModel, alphas, parts, paths, prompts, reward, rng
 
 from mmalign.maths.paths import VP, Flow, expand
 from mmalign.maths.transitions import step
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
 from mmalign.records import Scores
 from mmalign.samplers.guided import best_of, guided, of_clean, of_noisy
+from unit.toy import ToyModel, alphas, parts, paths, prompts, reward, rng
 
 KAPPA, W = 0.8, 1.5
 FLOW = Flow()

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import gradient, pairs, parts, prompts, rng
 
 from mmalign import UserError
 from mmalign.data.check import Checker, Readable
@@ -15,6 +14,7 @@ from mmalign.errors import BadRow
 from mmalign.feeds import Rows
 from mmalign.objectives import dpo, kto, paired, rwr, sft
 from mmalign.records import Masked
+from unit.toy import gradient, pairs, parts, prompts, rng
 
 LEFT = torch.tensor([[1.0, 0.5, 0.0]]).expand(3, 3)
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from unit import toy_tokens
-from unit.toy import gradient, rng
 
 from mmalign.objectives import mdpo
 from mmalign.parts import Parts
 from mmalign.records import Prompt
+from unit import toy_tokens
+from unit.toy import gradient, rng
 
 BATCH = {
     "prompt": [Prompt("ab"), Prompt("c")],

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.test_builtin import Listener, Run
 
 from mmalign.builtin import evaluation, files
 from mmalign.builtin.evaluation import evaluate
@@ -19,6 +18,7 @@ from mmalign.errors import UserError
 from mmalign.metrics import CheckedMetric, f1, ratio
 from mmalign.records import Prompt, Samples
 from mmalign.specs import JudgeSpec, MetricSpec
+from unit.test_builtin import Listener, Run
 
 NUMBERS = st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=12)
 COUNTS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=3, max_size=12)

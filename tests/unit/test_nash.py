@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy_tokens import END, policy
 
 from mmalign import UserError
 from mmalign.objectives import nash_md
@@ -11,6 +10,7 @@ from mmalign.parts import Parts
 from mmalign.records import Experience, Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.samplers.tokens import choose
+from unit.toy_tokens import END, policy
 
 PROMPTS = [Prompt("ab"), Prompt("c"), Prompt("ddd")]
 SEEDS = [5, 6, 7]

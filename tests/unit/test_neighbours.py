@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy import ToyModel, gradient, paths, prompts, reward, rng
 
 from mmalign import UserError, options
 from mmalign.builtin.parts import mmalign_objectives
@@ -16,6 +15,7 @@ from mmalign.objectives import d3po, ddpo, grpo, neighbours, prdp
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
 from mmalign.records import Experience, Loss
+from unit.toy import ToyModel, gradient, paths, prompts, reward, rng
 
 LOG2 = math.log(2)
 numbers = st.floats(-0.5, 0.5)

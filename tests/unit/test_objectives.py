@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import gradient, pairs, parts, paths, prompts, rng
 
 from mmalign import UserError
 from mmalign.objectives import alignprop, diffusion_dpo, dpo, draft, drtune, flow_dpo, refl, reward_gradient, sft, sides
 from mmalign.samplers import gradient as plans
+from unit.toy import gradient, pairs, parts, paths, prompts, rng
 
 KINDS = list(paths())
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import SHAPE, alphas, paths, rng
 
 from mmalign.maths.paths import VP, Flow, expand
 from mmalign.maths.transitions import Sde, step
+from unit.toy import SHAPE, alphas, paths, rng
 
 
 def drawn(path, n: int = 5):

@@ -11,8 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy_runs import PROMPTS, made
-from unit.toy_tokens import policy
 
 from mmalign import UserError, checkpoint, hookimpl, loop, options
 from mmalign.builtin.parts import mmalign_objectives
@@ -23,6 +21,8 @@ from mmalign.objectives.rollouts import prepared
 from mmalign.parts import Parts
 from mmalign.records import Experience, LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit.toy_runs import PROMPTS, made
+from unit.toy_tokens import policy
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 PAIRED = {"d3po", "prdp"}  # have no advantage; test_neighbours is about them

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import gradient, pairs, parts, prompts, rng
 
 from mmalign import UserError, options, plugins
 from mmalign.objectives import (
@@ -33,6 +32,7 @@ from mmalign.objectives import (
     weighted_sum,
 )
 from mmalign.records import LogProbs
+from unit.toy import gradient, pairs, parts, prompts, rng
 
 LOG2 = math.log(2)
 EXACT = {"atol": 1e-9, "rtol": 0}

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit import toy, toy_tokens
-from unit.toy import rng
 
 from mmalign import options, plugins
 from mmalign.objectives import dpo, flow_rwr, paired, rwr, sft, spin, superhf
 from mmalign.parts import Parts
 from mmalign.records import Prompt
+from unit import toy, toy_tokens
+from unit.toy import rng
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 SCORES = [0.5, -1.0, 2.0]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
-from unit import toy
-from unit.toy import SHAPE
 
 from mmalign.errors import UserError
 from mmalign.records import Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.samplers.repair import Repair, of_latents
+from unit import toy
+from unit.toy import SHAPE
 
 SIDE = SHAPE[-1]
 LEFT = torch.tensor([[1.0, 0.0, 0.0]]).expand(SIDE, SIDE)

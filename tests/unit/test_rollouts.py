@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import SHAPE, ToyModel, gradient, parts, paths, prompts
 
 from mmalign import UserError
 from mmalign.maths.transitions import step
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from unit.toy import SHAPE, ToyModel, gradient, parts, paths, prompts
 
 STEPS, SEEDS = 5, [3, 4, 5, 6]
 WAYS = [("epsilon", "ddim", 1.0), ("v", "ddim", 0.6), ("x0", "ddim", 1.0)]

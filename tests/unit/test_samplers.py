@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import SHAPE, gradient, parts, paths, prompts, rng
 
 from mmalign.maths.paths import Flow
 from mmalign.maths.transitions import ODE, sde, step
 from mmalign.samplers import gradient as plans
 from mmalign.samplers.guidance import classifier_free
 from mmalign.samplers.walk import end, noisy_steps, times, walk
+from unit.toy import SHAPE, gradient, parts, paths, prompts, rng
 
 STEPS, B = 6, 3
 

@@ -9,8 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy import prompts, rng
-from unit.toy_scores import parts, policy
 
 from mmalign import UserError, plugins
 from mmalign.builtin import held_out
@@ -22,6 +20,8 @@ from mmalign.processes.scoring import Heads
 from mmalign.records import EVERY, Segment
 from mmalign.rewards.ensemble import combined
 from mmalign.specs import Objective
+from unit.toy import prompts, rng
+from unit.toy_scores import parts, policy
 
 NAN = math.nan
 GAP = st.floats(-8, 8)

@@ -7,8 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy import prompts, rng
-from unit.toy_scores import parts, policy
 
 from mmalign import UserError
 from mmalign.builtin import held_out
@@ -16,6 +14,8 @@ from mmalign.objectives import bradley_terry, pal, vpl
 from mmalign.records import EVERY, Samples, Scores
 from mmalign.rewards.annotator import Annotator
 from mmalign.rewards.trained import RewardModel
+from unit.toy import prompts, rng
+from unit.toy_scores import parts, policy
 
 CAMPS = {"ann": 1, "amy": 1, "bob": -1, "ben": -1}
 

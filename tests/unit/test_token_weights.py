@@ -7,8 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit import toy, toy_tokens
-from unit.toy import rng
 
 from mmalign import UserError, options, plugins
 from mmalign.maths import log_probs
@@ -17,6 +15,8 @@ from mmalign.maths.log_probs import token_divergence
 from mmalign.objectives import contrast, dpo, ld_dpo, paired, rlhf_v, t_reg, tdpo, tis_dpo
 from mmalign.parts import Parts
 from mmalign.records import LogProbs, Prompt
+from unit import toy, toy_tokens
+from unit.toy import rng
 
 LOG2 = math.log(2)
 BATCH = {"prompt": [Prompt("ab"), Prompt("c")], "chosen": ["abcdefg", "ga"], "rejected": ["abceefg", "bcde"]}

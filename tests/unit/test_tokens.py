@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy_tokens import END, LETTERS, policy
 
 from mmalign import UserError
 from mmalign.maths import kl
@@ -19,6 +18,7 @@ from mmalign.processes import process_class
 from mmalign.processes.tokens import TokensPolicy, text_of
 from mmalign.records import Prompt, Samples, batched
 from mmalign.samplers.tokens import choose
+from unit.toy_tokens import END, LETTERS, policy
 
 PROMPTS = [Prompt("ab"), Prompt("cdefg"), Prompt("a"), Prompt("gg")]
 TEXTS = ["cab", "", "abcdefg", "g"]

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from unit.toy import SHAPE, ToyModel, alphas, paths, prompts, rng
 
 from mmalign.maths.paths import VP, Flow, expand
 from mmalign.maths.transitions import ODE, Sde, Transition, step
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from unit.toy import SHAPE, ToyModel, alphas, paths, prompts, rng
 
 B = 4
 T, NEXT, CLEAN = torch.full((B,), 601), torch.full((B,), 401), torch.full((B,), -1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pluggy
 import torch
-from unit.toy_tokens import policy
 
 from mmalign import hookspecs, options, run
 from mmalign.builtin.parts import mmalign_objectives
@@ -16,6 +15,7 @@ from mmalign.engine import Engine
 from mmalign.parts import Parts
 from mmalign.records import Prompt, Samples
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit.toy_tokens import policy
 
 PROMPTS = [Prompt("ab"), Prompt("cdefg"), Prompt("a"), Prompt("gg")]
 
