@@ -80,7 +80,7 @@ def test_a_label_worth_nothing_moves_nothing_at_the_reference():
 
 def own_reward(monkeypatch, model, reference, **options) -> Implicit:
     made = {"model": model, "reference": reference}
-    monkeypatch.setattr(implicit, "_policy", lambda key, given: made[key])
+    monkeypatch.setattr(implicit, "policy_of", lambda key, given: made[key])
     return Implicit({}, {}, **options)
 
 
