@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from unit.toy import gradient, parts, prompts, rng
 
 from mmalign.errors import UserError
 from mmalign.objectives import alignprop, draft, drtune, refl, reward_gradient
 from mmalign.samplers.gradient import Plan
+from unit.toy import gradient, parts, prompts, rng
 
 BATCH = {"prompt": prompts(3)}
 
