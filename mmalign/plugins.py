@@ -37,13 +37,21 @@ HOMES = {
     "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
     "mmalign-lvlm": (
         *("vlm", "vlm-reward", "http", "segment-reward", "segment-likelihood", "critiqued"),
+        *("iou", "confidence", "exact-answer", "rejected-claims", "self-retrieval", "degraded-pairs"),
         *("chair", "object-halbench", "pope", "amber", "mmhal", "faithscore", "visco"),
         *("pope-questions", "coco-images"),
     ),
     "mmalign-video": ("diffusers-video",),
     "mmalign-shapes": (
         *("oracle", "video-oracle", "caption-oracle", "caption-recall", "captions", "shapes-oracle"),
-        *("shapes-prompts", "shapes-images", "shapes-captions", "shapes-corrections", "shapes-feedback"),
+        *(
+            "shapes-prompts",
+            "shapes-images",
+            "shapes-captions",
+            "shapes-corrections",
+            "shapes-feedback",
+            "shapes-localisation",
+        ),
         *("shapes-video-prompts", "shapes-videos", "shapes-video-pairs"),
     ),
 }

@@ -43,8 +43,9 @@ def holding(denoise: Denoise, path: Path, known: Tensor, keep: Tensor) -> Denois
 
 def of_latents(places: Tensor, shape: Sequence[int]) -> Tensor:
     """m of latents whose shape ends in height and width, `[B, 1, ..., h, w]`: 1 only where every pixel may stay."""
-    wrong = adaptive_avg_pool2d((places < 1).float()[:, None], tuple(shape[-2:]))
-    return (wrong == 0).float().reshape(len(places), *(1 for _ in shape[:-2]), *shape[-2:])
+    height, width = shape[-2:]
+    wrong = adaptive_avg_pool2d((places < 1).float()[:, None], (height, width))
+    return (wrong == 0).float().reshape(len(places), *(1 for _ in shape[:-2]), height, width)
 
 
 @dataclass(frozen=True)

@@ -333,10 +333,10 @@ def test_a_right_config_is_ok(run, config):
 
 def test_faults_of_keys_and_of_parts_come_together_in_order(run, config):
     overrides = ["trainer.stepz=3", "data.colum=4", "rewards.0.power=x", "sampling.stps=3", "objective=dpoo"]
-    outcome = run("config", "check", config, "trainer.steps=0", *overrides)
+    outcome = run("config", "check", config, "trainer.steps=-1", *overrides)
     assert outcome.exit_code == 2
     assert [line.split(": ")[1] for line in outcome.stderr.splitlines()] == [
-        f"override '{override}'" for override in ("trainer.steps=0", *overrides)
+        f"override '{override}'" for override in ("trainer.steps=-1", *overrides)
     ]
     assert "unknown key, did you mean 'column'?" in outcome.stderr
 
