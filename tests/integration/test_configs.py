@@ -16,9 +16,10 @@ def found():
 
 
 def every_run(path, found):
-    """What a config chooses: for one run, or for each of its stages."""
+    """What a config chooses: for one run, or for each of its stages that trains; the others are checked as they are chosen."""
     if stages.has_stages(path):
-        return [stage.chosen for stage in stages.choose_all(stages.load(path), found)]
+        chosen = [stage.chosen for stage in stages.choose_all(stages.load(path), found)]
+        return [one for one in chosen if isinstance(one, compose.Chosen)]
     return [compose.choose(config.load(path, tolerant=True), found)]
 
 
