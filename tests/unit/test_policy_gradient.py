@@ -19,6 +19,7 @@ from mmalign.maths.advantages import at_last, generalised
 from mmalign.objectives import critic, dapo, ddpo, dr_grpo, grpo, gspo, ppo, remax, rloo, surrogate
 from mmalign.objectives.rollouts import prepared
 from mmalign.parts import Parts
+from mmalign.processes.tokens import TokensPolicy
 from mmalign.records import Experience, LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from unit.toy_runs import PROMPTS, made
@@ -26,7 +27,8 @@ from unit.toy_tokens import policy
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 PAIRED = {"d3po", "prdp"}  # have no advantage; test_neighbours is about them
-SPECS = {spec.name: spec for spec in mmalign_objectives() if spec.feed == "rollouts" and spec.name not in PAIRED}
+ROLLOUTS = [spec for spec in mmalign_objectives() if spec.feed == "rollouts" and spec.needs <= TokensPolicy.offers]
+SPECS = {spec.name: spec for spec in ROLLOUTS if spec.name not in PAIRED}
 REQUIRED = {"dr-grpo": {"length": 5}}
 
 
