@@ -175,7 +175,7 @@ def test_sizes_are_the_pipeline_s_own_unless_told(folder: Folder) -> None:
 
 def test_a_pipeline_of_pictures_is_refused(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="is a FluxPipeline; the families known are WanPipeline, .*LTXPipeline"):
+    with pytest.raises(UserError, match=r"is a FluxPipeline; the families known are WanPipeline, .*LTXPipeline"):
         VideoModel(str(tmp_path))
 
 
