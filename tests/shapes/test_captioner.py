@@ -93,8 +93,8 @@ def test_only_the_answer_and_its_end_count(processor: LlavaProcessor) -> None:
 def test_the_tower_learns_and_rests_while_the_language_model_does(
     processor: LlavaProcessor, shown: captioner.Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses, step = [], captioner._step
-    monkeypatch.setattr(captioner, "_step", lambda loss, *rest: (losses.append(loss.item()), step(loss, *rest)))
+    losses, step = [], captioner.update
+    monkeypatch.setattr(captioner, "update", lambda loss, *rest: (losses.append(loss.item()), step(loss, *rest)))
     tower = captioner.train_tower(shown, 6, seed=0)
     assert losses[-1] < losses[0] - 0.5
     losses.clear()

@@ -30,6 +30,7 @@ from mmalign_shapes.descriptions import describe, hallucinated
 from mmalign_shapes.images import REQUEST, scenes
 from mmalign_shapes.pretrain.data import batches, floats, track
 from mmalign_shapes.pretrain.generator import learned_merges
+from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene, Thing, holds, kinds
 from mmalign_shapes.statements import NUMBERS
 
@@ -168,7 +169,8 @@ def train_tower(shown: Shown, steps: int, seed: int) -> CLIPVisionModel:
         told = head(patches).split(ANSWERS, dim=-1)
         right = what_is_where([shown.scenes[i] for i in indices.tolist()]).unbind(-1)
         parts = zip(told, right, strict=True)
-        _step(torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum(), optimizer, schedule)
+        loss = torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum()
+        update(loss, weights, optimizer, schedule)
     return tower.eval()
 
 
@@ -185,12 +187,14 @@ def train_captioner(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model.train().model.vision_tower.requires_grad_(False)
-    optimizer, schedule = _optimizer([w for w in model.parameters() if w.requires_grad], learning_rate, steps)
+    weights = [w for w in model.parameters() if w.requires_grad]
+    optimizer, schedule = _optimizer(weights, learning_rate, steps)
     for indices in track(batches(len(shown), BATCH_SIZE, steps, seed), "captioner", steps):
         seen = [shown.scenes[i] for i in indices.tolist()]
         texts = [str(hallucinated(describe(scene, rng), scene, share, rng)) for scene in seen]
         ids, labels = rows(processor, texts)
-        _step(model(input_ids=ids, pixel_values=_pixels(shown, indices), labels=labels).loss, optimizer, schedule)
+        loss = model(input_ids=ids, pixel_values=_pixels(shown, indices), labels=labels).loss
+        update(loss, weights, optimizer, schedule)
     return model.eval().requires_grad_(True)
 
 
@@ -249,11 +253,3 @@ def _pixels(shown: Shown, indices: Tensor) -> Tensor:
 def _optimizer(weights: Sequence[Tensor], rate: float, steps: int) -> tuple[Any, Any]:
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-2)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-
-
-def _step(loss: Tensor, optimizer: Any, schedule: Any) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
-    optimizer.step()
-    schedule.step()

@@ -25,6 +25,7 @@ from mmalign_shapes import grammar, oracle
 from mmalign_shapes.grammar import Caption
 from mmalign_shapes.pretrain.data import World, batches, floats, track
 from mmalign_shapes.pretrain.generator import ANSWERS, LENGTH, answers, tokenize
+from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.pretrain.vae import decode, encode
 
 WRONG = 5
@@ -118,11 +119,7 @@ def train_clip(
         images, texts = clip.encode_image(pictures * 2 - 1), _texts(clip, ids)
         told = _told(head, images, claims, fits) + _told(head, texts[:, 0], claims, torch.ones_like(fits))
         loss = _Match(clip, bias, texts, fits).of(images) + told
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss, weights, optimizer, schedule)
     return clip.eval()
 
 

@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mmalign_shapes import grammar
 from mmalign_shapes.grammar import Caption
 from mmalign_shapes.pretrain.data import World, batches, track
+from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.pretrain.vae import encode
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES
 
@@ -175,11 +176,7 @@ def train_denoiser(
         noised = scheduler.add_noise(clean, noise, times)
         predicted = unet(noised, times, text_encoder(ids).last_hidden_state).sample
         loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, times))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss, weights, optimizer, schedule)
         average.step(weights)
     average.copy_to(weights)
 

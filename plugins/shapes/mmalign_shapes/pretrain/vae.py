@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign_shapes.pretrain.data import World, batches, floats, track
+from mmalign_shapes.pretrain.update import update
 
 BATCH_SIZE = 16
 
@@ -44,11 +45,7 @@ def train_vae(world: World, steps: int, seed: int) -> AutoencoderKL:
         off = _OFF * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(latents)
         made = vae.decode(latents + off * latents.std(dim=(0, 2, 3), keepdim=True)).sample
         loss = F.l1_loss(made, pictures) + 5 * F.mse_loss(made, pictures) + 1e-7 * posterior.kl().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss, vae.parameters(), optimizer, schedule)
     return standardised(vae.eval().requires_grad_(False), world.pictures[:1024])
 
 

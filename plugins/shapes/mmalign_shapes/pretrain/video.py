@@ -19,6 +19,7 @@ from mmalign_shapes.moving import FRAMES, MOTIONS
 from mmalign_shapes.moving_captions import Movers, captions, corrupted, say
 from mmalign_shapes.pretrain.data import batches, track
 from mmalign_shapes.pretrain.generator import Phase, new_tokenizer
+from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.pretrain.video_vae import CHANNELS
 from mmalign_shapes.scenes import COLORS, SHAPES, SIZE
 
@@ -101,10 +102,7 @@ def train_reader(tokenizer: CLIPTokenizer, steps: int, seed: int) -> UMT5Encoder
         told = head(states[torch.arange(len(ids)), mask.sum(dim=1) - 1]).split(ANSWERS, dim=1)
         right = torch.tensor([answers(claim) for claim in claims]).unbind(1)
         loss = torch.stack([F.cross_entropy(a, r) for a, r in zip(told, right, strict=True)]).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(text_encoder.parameters(), 1.0)
-        optimizer.step()
+        update(loss, text_encoder.parameters(), optimizer)
     return text_encoder.eval().requires_grad_(False)
 
 
@@ -152,11 +150,7 @@ def _train(
         t = times[:, None, None, None, None]
         predicted = transformer((1 - t) * clean + t * noise, 1000 * times, told, return_dict=False)[0]
         loss = F.mse_loss(predicted, noise - clean)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss, weights, optimizer, schedule)
         average.step(weights)
     average.copy_to(weights)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmalign_shapes import moving
 from mmalign_shapes.moving_captions import Movers
 from mmalign_shapes.pretrain.data import batches, floats, track
+from mmalign_shapes.pretrain.update import update
 
 BATCH_SIZE = 8
 CHANNELS = 16
@@ -86,11 +87,7 @@ def train_vae(videos: Videos, steps: int, seed: int) -> AutoencoderKLWan:
         off = _OFF * torch.rand(len(latents), 1, 1, 1, 1) * torch.randn_like(latents)
         made = vae.decode(latents + off * latents.std(dim=(0, 2, 3, 4), keepdim=True)).sample
         loss = F.l1_loss(made, shown) + 5 * F.mse_loss(made, shown) + 1e-7 * posterior.kl().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss, vae.parameters(), optimizer, schedule)
     vae.eval().requires_grad_(False)
     latents = encode(vae, videos.pixels[:512])
     mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
