@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import open_clip
+import pipelines
 import pytest
 import torch
 from open_clip.factory import CLIP
@@ -30,45 +31,18 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny pipeline, saved when first asked for."""
-    saved: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in saved:
-            saved[family] = tiny.save(family, tmp_path_factory.mktemp(family))
-        return saved[family]
-
-    return of
+    return pipelines.saved(tiny.save, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def adapted(folder: Callable[[str], Path]) -> Callable[[str], DiffusersModel]:
     """A family's model with LoRA matrices that change its predictions. Tests leave it as they found it."""
-    models: dict[str, DiffusersModel] = {}
-
-    def of(family: str) -> DiffusersModel:
-        if family not in models:
-            models[family] = perturbed(build(folder(family)))
-        return models[family]
-
-    return of
+    return pipelines.adapted(build, folder)
 
 
 def build(path: Path, **options: object) -> DiffusersModel:
     """The model in `path` at the tiny resolution."""
     return DiffusersModel(str(path), **{"resolution": RESOLUTION, "adapter": Lora(rank=4, alpha=8), **options})
-
-
-@torch.no_grad()
-def perturbed(model: DiffusersModel) -> DiffusersModel:
-    """The same model, its trainable weights moved away from where they start."""
-    generator = torch.Generator().manual_seed(1)
-    for weight in model.weights.trainable().values():
-        weight += 0.2 * torch.randn(weight.shape, generator=generator)
-    return model
-
-
-def latents(model: DiffusersModel, n: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, *model.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from pipelines import latents, perturbed
 
 from mmalign import UserError
 
-from .conftest import build, latents, perturbed
+from .conftest import build
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from pipelines import latents, perturbed
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
@@ -17,7 +18,7 @@ from mmalign.samplers.guidance import Denoise, classifier_free
 from mmalign.samplers.walk import Noise, end, noisy_steps, walk
 from mmalign_diffusion.models import DiffusersModel, Lora
 
-from .conftest import FAMILIES, RESOLUTION, build, latents, perturbed
+from .conftest import FAMILIES, RESOLUTION, build
 
 TEXTS = ["a red circle", "two blue squares and a star"]
 Adapted = Callable[[str], DiffusersModel]

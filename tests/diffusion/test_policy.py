@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines import likelihoods
 
 from mmalign.processes.denoising import DenoisingPolicy
-from mmalign.records import LogProbs, Prompt
+from mmalign.records import Prompt
 from mmalign.samplers.gradient import Plan, last
 from mmalign_diffusion.models import DiffusersModel
 
@@ -23,19 +24,9 @@ def policy_of(model: DiffusersModel, checkpointing: bool = False) -> DenoisingPo
     return DenoisingPolicy(model, DenoisingPolicy.Sampling(steps=3, guidance_scale=2.0), checkpointing)
 
 
-def likelihoods(policy: DenoisingPolicy) -> tuple[LogProbs, LogProbs]:
-    """The policy's and the reference's, at one shared draw."""
-    rng = torch.Generator().manual_seed(0)
-    encoded = policy.encode(PROMPTS, MEDIA, rng)
-    draw = policy.draw(encoded, rng)
-    with policy.reference(), torch.no_grad():
-        reference = policy.log_likelihood(encoded, draw)
-    return policy.log_likelihood(encoded, draw), reference
-
-
 @families
 def test_before_training_policy_and_reference_agree_exactly(family: str, folder: Callable[[str], Path]) -> None:
-    ours, reference = likelihoods(policy_of(build(folder(family))))
+    ours, reference = likelihoods(policy_of(build(folder(family))), PROMPTS, MEDIA)
     assert ours.values.shape == (2, 1)
     assert torch.equal(ours.values, reference.values)
     assert (ours.values < 0).all()
@@ -44,7 +35,7 @@ def test_before_training_policy_and_reference_agree_exactly(family: str, folder:
 @families
 def test_the_likelihood_carries_gradient_to_what_trains_alone(family: str, adapted: Adapted) -> None:
     model = adapted(family)
-    ours, reference = likelihoods(policy_of(model))
+    ours, reference = likelihoods(policy_of(model), PROMPTS, MEDIA)
     assert not torch.allclose(ours.values, reference.values)
     assert not reference.values.requires_grad
     ours.values.sum().backward()

@@ -8,9 +8,9 @@ from pathlib import Path
 # No test asks the hub for anything; diffusers reads this when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import pipelines
 import pytest
 import torch
-from torch import Tensor
 
 from mmalign_video import tiny
 from mmalign_video.models import Lora, VideoModel
@@ -27,27 +27,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny pipeline, saved when first asked for."""
-    saved: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in saved:
-            saved[family] = tiny.save(family, tmp_path_factory.mktemp(family))
-        return saved[family]
-
-    return of
+    return pipelines.saved(tiny.save, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def adapted(folder: Callable[[str], Path]) -> Callable[[str], VideoModel]:
     """A family's model with LoRA matrices that change its predictions. Tests leave it as they found it."""
-    models: dict[str, VideoModel] = {}
-
-    def of(family: str) -> VideoModel:
-        if family not in models:
-            models[family] = perturbed(build(folder(family)))
-        return models[family]
-
-    return of
+    return pipelines.adapted(build, folder)
 
 
 @pytest.fixture
@@ -63,16 +49,3 @@ def build(path: Path, **options: object) -> VideoModel:
     """The model in `path` at the tiny size."""
     size = {"height": tiny.SIDE, "width": tiny.SIDE, "frames": tiny.FRAMES}
     return VideoModel(str(path), **{**size, "adapter": Lora(rank=4, alpha=8), **options})
-
-
-@torch.no_grad()
-def perturbed(model: VideoModel) -> VideoModel:
-    """The same model, its trainable weights moved away from where they start."""
-    generator = torch.Generator().manual_seed(1)
-    for weight in model.weights.trainable().values():
-        weight += 0.2 * torch.randn(weight.shape, generator=generator)
-    return model
-
-
-def latents(model: VideoModel, n: int = 2, seed: int = 0) -> Tensor:
-    return torch.randn(n, *model.latent_shape, generator=torch.Generator().manual_seed(seed))

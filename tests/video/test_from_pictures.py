@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.pipelines.cogvideo import pipeline_cogvideox_image2video as cogvideo
+from pipelines import latents, perturbed
 from torch import Tensor
 
 from mmalign.data.cache import Store
@@ -16,7 +17,7 @@ from mmalign_diffusion import pictures
 from mmalign_video import tiny
 from mmalign_video.models import VideoModel
 
-from .conftest import TEXTS, build, latents, perturbed
+from .conftest import TEXTS, build
 
 STEPS, SCALE = 4, 2.0
 PICTURES = [

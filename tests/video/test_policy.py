@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from pipelines import likelihoods, perturbed
 from torch import Tensor
 
 from mmalign.objectives import alignprop, dpo, draft
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy
-from mmalign.records import LogProbs, Prompt, Samples, Scores
+from mmalign.records import Prompt, Samples, Scores
 from mmalign.samplers.gradient import Plan, last
 from mmalign_video import tiny
 from mmalign_video.models import VideoModel
 
-from .conftest import FAMILIES, TEXTS, build, perturbed
+from .conftest import FAMILIES, TEXTS, build
 
 Adapted = Callable[[str], VideoModel]
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -30,21 +31,11 @@ def policy_of(model: VideoModel, eta: float = 0.0, checkpointing: bool = False) 
     return DenoisingPolicy(model, DenoisingPolicy.Sampling(steps=3, guidance_scale=2.0, eta=eta), checkpointing)
 
 
-def likelihoods(policy: DenoisingPolicy) -> tuple[LogProbs, LogProbs]:
-    """The policy's and the reference's, at one shared draw."""
-    rng = torch.Generator().manual_seed(0)
-    encoded = policy.encode(PROMPTS, MEDIA, rng)
-    draw = policy.draw(encoded, rng)
-    with policy.reference(), torch.no_grad():
-        reference = policy.log_likelihood(encoded, draw)
-    return policy.log_likelihood(encoded, draw), reference
-
-
 @families
 def test_before_training_policy_and_reference_agree_and_dpo_is_log_2(
     family: str, folder: Callable[[str], Path]
 ) -> None:
-    ours, reference = likelihoods(policy_of(build(folder(family))))
+    ours, reference = likelihoods(policy_of(build(folder(family))), PROMPTS, MEDIA)
     assert ours.values.shape == (2, 1)
     assert torch.equal(ours.values, reference.values)
     assert (ours.values < 0).all()
@@ -55,7 +46,7 @@ def test_before_training_policy_and_reference_agree_and_dpo_is_log_2(
 @families
 def test_the_likelihood_carries_gradient_to_what_trains_alone(family: str, adapted: Adapted) -> None:
     model = adapted(family)
-    ours, reference = likelihoods(policy_of(model))
+    ours, reference = likelihoods(policy_of(model), PROMPTS, MEDIA)
     assert not torch.allclose(ours.values, reference.values)
     assert not reference.values.requires_grad
     ours.values.sum().backward()
