@@ -55,6 +55,7 @@ class Chosen:
     held_out: Choice | None
     metrics: Sequence[Choice]
     judge: Choice | None
+    guidance: Choice | None
     process: type[Any]
     sampling: dict[str, Any]
 
@@ -88,6 +89,8 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
+    led = config.evaluation.guidance
+    guidance = pick("evaluation.guidance", "guidance", led) if led else None
     process = process_of(plugins, config.model)
     sampling = complete_sampling(process, "sampling", config.sampling, faults)
     complete_sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
@@ -99,8 +102,11 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _unjudged([choice for choice in metrics if choice], judge)
     if faults:
         raise document.refusal(faults)
-    measures = (prompts, held_out, metrics, judge)
+    measures = (prompts, held_out, metrics, judge, guidance)
     chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
+    from mmalign.guidance import check  # which looks at what was chosen
+
+    check(chosen)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
 
@@ -113,7 +119,7 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device))
+    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device), build_guidance(chosen, device))
     return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, *measures)
 
 
@@ -130,7 +136,7 @@ def build_policy(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
 def resolved(chosen: Chosen) -> dict[str, Any]:
     """The whole document as plain data, every default visible."""
     plain = chosen.config.plain()
-    optional = (chosen.prompts, chosen.held_out, chosen.judge)
+    optional = (chosen.prompts, chosen.held_out, chosen.judge, chosen.guidance)
     for choice in (
         chosen.model,
         chosen.data,
@@ -331,6 +337,13 @@ def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[st
         asked = judge if choice.offer.spec.judge else None
         metrics[part.label] = CheckedMetric(part.label, _on(choice.build(), device), asked)
     return metrics
+
+
+def build_guidance(chosen: Chosen, device: torch.device | str = "cpu") -> Any:
+    """What leads the evaluation's samples (`mmalign.guidance.Lead`); None when the config names nothing."""
+    from mmalign.guidance import of_config
+
+    return None if chosen.guidance is None else of_config(chosen, device)
 
 
 def build_objective(chosen: Chosen) -> Objective:

@@ -100,6 +100,14 @@ class JudgePart(NamedPart):
     """Whether the run optimises it. By default it does if a training reward has the same name."""
 
 
+class GuidancePart(Part):
+    """What leads the samples that are looked at."""
+
+    weights: dict[str, float] = {}
+    """How much they follow each reward, by name, or each dimension of the guidance's own reward. By default they follow
+    `rewards` with their weights, or all those dimensions alike. One of 0 is left out."""
+
+
 class DataPart(Part):
     """Where rows come from."""
 
@@ -174,6 +182,9 @@ class Evaluation(Section):
     """What is counted over all samples, as benchmarks do."""
     judge: Part | None = None
     """Who answers what metrics ask, where they do."""
+    guidance: GuidancePart | None = None
+    """What leads the samples during and after training; those before it are of the untouched model and not led, so that what
+    is compared is what training and guidance do together. With `trainer.steps: 0` it is guidance alone."""
     data: Part | None = None
     """Rows that are not trained on, of which the objective's own loss and metrics are taken."""
     batch_size: Count = 16
@@ -187,8 +198,8 @@ class Evaluation(Section):
 class Trainer(Section):
     """How the weights move."""
 
-    steps: Count
-    """Updates of the weights."""
+    steps: int = Field(ge=0)
+    """Updates of the weights. With 0 nothing is trained: `evaluation.guidance` is what is measured."""
     batch_size: Count = 8
     """Rows, or samples of a buffer, a process and micro-batch."""
     gradient_accumulation: Count = 1
@@ -310,6 +321,10 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
         if name not in (known := [part.label for part in config.rewards]):
             yield "collect.consistency", f"no reward is called '{name}'{nearest(name, known)}"
+    if config.trainer.steps == 0 and config.evaluation.guidance is None:
+        yield "trainer.steps", "must be 1 or more: without steps and without evaluation.guidance there is nothing to do"
+    if config.evaluation.guidance and config.evaluation.prompts is None:
+        yield "evaluation.guidance", "nothing to lead: add evaluation.prompts"
     for kind in ("rewards", "metrics") if config.evaluation.prompts is None else ():
         if getattr(config.evaluation, kind):
             yield f"evaluation.{kind}", "nothing to score: add evaluation.prompts"

@@ -130,6 +130,7 @@ class Parts:
     reward: the weighted sum of the config's `rewards`, or None without any.
     data: a sequence of rows.
     metrics: what is counted over the evaluation's samples, by name.
+    guidance: what leads the evaluation's samples after training (`mmalign.guidance.Lead`).
     held_out: rows that are not trained on, of which the objective's loss and metrics are taken.
     """
 
@@ -141,3 +142,4 @@ class Parts:
     evaluation_prompts: Sequence[Prompt] = ()
     held_out: Source | None = None
     metrics: Mapping[str, Metric] | None = None
+    guidance: Any = None

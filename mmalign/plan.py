@@ -39,6 +39,8 @@ def stages(chosen: Chosen) -> Iterator[Stage]:
         kept = {"pairs": "best against worst", "best": "the best one kept", "all": "all of them kept"}
         what = f"{config.collect.samples_per_prompt} samples a prompt, scored, {kept[config.collect.keep]}"
         yield Stage("collect", what, place(collect.collect))
+    if chosen.guidance:
+        yield Stage("guidance", _named(chosen.guidance), place(chosen.guidance.offer.spec.load()))
     if measures := (*chosen.judges, *chosen.metrics):
         yield Stage("evaluate", f"before, every {config.evaluation.every or 'never'}, after", _named(*measures))
     if chosen.held_out:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmalign.builtin.statistics import estimates, summary
 from mmalign.compose import (
     Choice,
     Chosen,
+    build_guidance,
     build_held_out,
     build_judges,
     build_metrics,
@@ -23,6 +25,7 @@ from mmalign.compose import (
     makes_samples,
 )
 from mmalign.config import load
+from mmalign.console import say
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
@@ -96,6 +99,8 @@ def sample(
         batch = slice(start, start + evaluation.batch_size)
         with policy.sampled(opened.chosen.evaluation_sampling):
             samples = draw(policy, everything[batch], seeds[batch])
+        for sentence in draw.warnings():
+            say(f"warning: {sentence}", style="yellow")
         drawn += samples.seeds or seeds[batch]
         folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
         folder.mkdir(exist_ok=True)
@@ -145,7 +150,10 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if judges or metrics:
         seeds = [evaluation.seed + i for i in range(len(prompts))]
         with policy.sampled(opened.chosen.evaluation_sampling):
-            found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, metrics=metrics)
+            led = build_guidance(opened.chosen)
+            draw = None if led is None else partial(led, policy)
+            how: dict[str, Any] = {"metrics": metrics, "draw": draw}
+            found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, **how)
         results = {name: {"role": judges[name].role, **summary(scores)} for name, scores in found.scores.items()}
         numbers = {name: estimates(metrics[name].numbers, counts) for name, counts in found.counts.items()}
         results |= {"metrics": numbers} if numbers else {}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.builtin.comparison import Comparison
 from mmalign.builtin.files import read_rows, step_name, to_json, write, write_rows
-from mmalign.console import track
+from mmalign.console import track, warn
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmalign.parts import Counts, Judge, Metric, Policy
     from mmalign.records import Prompt, Samples
     from mmalign.run import Run
+
+    Draw = Callable[[Sequence[Prompt], Sequence[int]], Samples]
 
 Rows = list[dict[str, Any]]
 
@@ -54,11 +56,13 @@ def evaluate(
     metrics: "Mapping[str, Metric] | None" = None,
     keep: int = 0,
     show: Callable[[Sequence[int]], Iterator[int]] = iter,
+    draw: "Draw | None" = None,
 ) -> Outcome:
     """Sample every prompt once with its seed; every judge scores and every metric counts the same samples.
 
     batch_size: how many at once; it changes the speed, not the samples. keep: how many samples to give back.
     show: wraps the walk through the batches, for example in a progress bar.
+    draw: makes the samples, for example under guidance; `policy.sample` by default.
     """
     import torch  # here, so that listing plugins does not wait for it
 
@@ -70,7 +74,7 @@ def evaluate(
     with torch.no_grad():
         for start in show(range(0, len(prompts), batch_size)):
             batch = slice(start, start + batch_size)
-            samples = policy.sample(prompts[batch], seeds[batch])
+            samples = (draw or policy.sample)(prompts[batch], seeds[batch])
             for name, judge in judges.items():
                 scores[name] += judge.reward(samples).values.tolist()
             for name, metric in (metrics or {}).items():
@@ -100,9 +104,13 @@ def mmalign_step_end(run: "Run", step: int) -> None:
 
 @hookimpl(tryfirst=True)
 def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
-    """After training, wherever it stopped. By then the last checkpoint is written: a crash in here costs no step."""
-    if error is None and run.parts.evaluation_prompts and run.step > 0 and not _due(run, run.step):
-        _evaluate(run, run.step)
+    """After training, wherever it stopped. By then the last checkpoint is written: a crash in here costs no step.
+
+    A run of no steps, in which guidance is measured, is evaluated as if it had made one.
+    """
+    done = run.step or int(run.parts.guidance is not None)
+    if error is None and run.parts.evaluation_prompts and done and not _due(run, done):
+        _evaluate(run, done)
 
 
 def share(n: int, rank: int, world: int, first: int) -> slice:
@@ -161,12 +169,27 @@ def _measured(run: "Run", own: slice, step: int) -> Rows:
         return track(batches, f"evaluating step {step}") if run.is_main else iter(batches)
 
     keep = config.grid if run.is_main else 0
-    how: dict[str, Any] = {"metrics": metrics, "keep": keep, "show": show}
+    how: dict[str, Any] = {"metrics": metrics, "keep": keep, "show": show, "draw": _led(run) if step else None}
     outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, **how)
     rows = [_row(prompt, seed, outcome, i) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
     if outcome.shown is not None:
         _write_samples(run, outcome.shown, rows, step)
     return rows
+
+
+def _led(run: "Run") -> "Draw | None":
+    """How samples are drawn under the config's guidance, if it names one; what goes wrong is told."""
+    guidance = run.parts.guidance
+    if guidance is None:
+        return None
+
+    def draw(prompts: "Sequence[Prompt]", seeds: Sequence[int]) -> "Samples":
+        samples: Samples = guidance(run.parts.policy, prompts, seeds)
+        for sentence in guidance.warnings():
+            warn(run, f"evaluation.guidance: {sentence}")
+        return samples
+
+    return draw
 
 
 def _row(prompt: "Prompt", seed: int, outcome: Outcome, index: int) -> dict[str, Any]:
