@@ -293,7 +293,7 @@ def checked(source: Source, *, tolerant: bool = False) -> Document:
         faults = list(_contradictions(config))
     elif tolerant and _left_out(source.data, faults):
         config, _ = validated(Config, source.data)
-    faults += source.repeated
+    faults += [*(_idle(config) if config else ()), *source.repeated]
     if config is None or source.unusable or (faults and not tolerant):
         raise source.refusal(faults)
     files = [str((source.path.parent / file).resolve()) for file in config.plugins]
@@ -321,13 +321,17 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
         if name not in (known := [part.label for part in config.rewards]):
             yield "collect.consistency", f"no reward is called '{name}'{nearest(name, known)}"
-    if config.trainer.steps == 0 and config.evaluation.guidance is None:
-        yield "trainer.steps", "must be 1 or more: without steps and without evaluation.guidance there is nothing to do"
     if config.evaluation.guidance and config.evaluation.prompts is None:
         yield "evaluation.guidance", "nothing to lead: add evaluation.prompts"
     for kind in ("rewards", "metrics") if config.evaluation.prompts is None else ():
         if getattr(config.evaluation, kind):
             yield f"evaluation.{kind}", "nothing to score: add evaluation.prompts"
+
+
+def _idle(config: Config) -> Iterator[Fault]:
+    """A run that would do nothing."""
+    if config.trainer.steps == 0 and config.evaluation.guidance is None:
+        yield "trainer.steps", "must be at least 1, got 0: without evaluation.guidance there is nothing to do"
 
 
 def _left_out(data: Any, faults: Sequence[Fault]) -> bool:

@@ -1,6 +1,7 @@
 """What the command line does with a finished run, a config or a folder of samples: sample, score, evaluate."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +26,10 @@ from mmalign.compose import (
     makes_samples,
 )
 from mmalign.config import load
-from mmalign.console import say
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
-from mmalign.guidance import sampler
+from mmalign.guidance import Lead, sampler
 from mmalign.options import complete
 from mmalign.parts import Parts
 from mmalign.records import Samples, batched
@@ -99,8 +99,7 @@ def sample(
         batch = slice(start, start + evaluation.batch_size)
         with policy.sampled(opened.chosen.evaluation_sampling):
             samples = draw(policy, everything[batch], seeds[batch])
-        for sentence in draw.warnings():
-            say(f"warning: {sentence}", style="yellow")
+        _warn(draw)
         drawn += samples.seeds or seeds[batch]
         folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
         folder.mkdir(exist_ok=True)
@@ -154,6 +153,8 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             draw = None if led is None else partial(led, policy)
             how: dict[str, Any] = {"metrics": metrics, "draw": draw}
             found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, **how)
+            if led is not None:
+                _warn(led)
         results = {name: {"role": judges[name].role, **summary(scores)} for name, scores in found.scores.items()}
         numbers = {name: estimates(metrics[name].numbers, counts) for name, counts in found.counts.items()}
         results |= {"metrics": numbers} if numbers else {}
@@ -161,6 +162,12 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return results
     parts = Parts(policy, build_objective(opened.chosen), held_out, held_out=held_out)
     return {**results, "held_out": measure(parts, evaluation.batch_size, evaluation.seed)}
+
+
+def _warn(led: Lead) -> None:
+    """Say what went wrong while samples were led, beside what is printed for machines."""
+    for sentence in led.warnings():
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from mmalign import verbs
 from mmalign.cli import app
+from mmalign.guidance import sampler
 
 PLUGIN = '''
 import torch
@@ -178,6 +179,35 @@ def test_what_cannot_lead_is_said(sampled, arguments, given, told, tmp_path):
     with pytest.raises(verbs.UserError, match=told):
         sampled(*arguments, **given)
     assert not list(tmp_path.glob("out-*"))
+
+
+def test_a_config_s_own_guidance_is_checked_before_anything_is_built(tmp_path, sampled):
+    def refused(evaluation, trainer="{steps: 0}"):
+        text = CONFIG.format(model="toy", rewards="[bright]", sampling="{steps: 4, guidance_scale: 1.0}")
+        text = text.replace("evaluation: {batch_size: 2, seed: 3}", f"evaluation: {evaluation}")
+        (tmp_path / "led.yaml").write_text(text.replace("trainer: {steps: 1}", f"trainer: {trainer}"))
+        with pytest.raises(verbs.UserError) as caught:
+            verbs.open_target(tmp_path / "led.yaml")
+        return str(caught.value)
+
+    prompts = "prompts: {type: prompts, path: prompts.txt}, rewards: [bright]"
+    assert "without evaluation.guidance there is nothing to do" in refused(f"{{{prompts}}}")
+    assert "nothing to lead: add evaluation.prompts" in refused("{guidance: best-of-n}")
+    assert "led.yaml:9: evaluation.guidance: 'wrong' needs magic" in refused(f"{{{prompts}, guidance: wrong}}")
+    told = refused(f"{{{prompts}, guidance: {{type: reward-gradient, weights: {{blind: 1, brigth: 1}}}}}}")
+    assert "evaluation.guidance.weights.blind: 'reward-gradient' needs a reward that is differentiable" in told
+    assert "evaluation.guidance.weights.brigth: unknown reward 'brigth', did you mean 'bright'" in told
+
+
+def test_a_config_s_own_guidance_lends_its_options(tmp_path, sampled):
+    """On the command line the same type has the options that it has in the config; another type has its own."""
+    given = CONFIG.replace("seed: 3}}", "seed: 3, prompts: prompts.txt, guidance: {{type: best-of-n, n: 6}}}}")
+    (tmp_path / "led.yaml").write_text(given.format(model="toy", rewards="[bright]", sampling="{steps: 4}"))
+    chosen = verbs.open_target(tmp_path / "led.yaml").chosen
+    assert sampler(chosen, "best-of-n", ()).lead.n == 6
+    assert sampler(chosen, "{type: best-of-n, n: 2}", ()).lead.n == 2
+    assert sampler(chosen, "best-of-n", ["bright=0"]).lead is None
+    assert sampler(chosen, "reward-gradient", ()).warnings() == []
 
 
 def test_guidance_is_listed_and_described():

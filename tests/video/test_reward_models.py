@@ -114,7 +114,8 @@ TOLD = {
     "model_config": {"use_special_tokens": True, "freeze_vision_tower": False, "output_dim": 1},
     "peft_lora_config": {"lora_enable": True, "lora_r": 4, "lora_alpha": 8},
     "inference_config": {
-        f"{name}_{what}": n for name, m in (("VQ", 3), ("MQ", 1), ("TA", -2)) for what, n in (("mean", m), ("std", 2))
+        **{"VQ_mean": 3.0, "MQ_mean": 1.0, "TA_mean": -2.0},
+        **{"VQ_std": 2.0, "MQ_std": 2.0, "TA_std": 2.0},
     },
 }
 

@@ -35,6 +35,7 @@ class FlowNrg:
         self.reward = load(path)
         if not hasattr(self.reward.model, "noisy"):
             raise UserError(f"{path} holds no reward of noisy latents: train a `latent-video-reward`")
+        self.reward.network.requires_grad_(False)
         self.scale = scale
         self.max_norm = max_norm
         self._tally = Tally()
@@ -59,8 +60,9 @@ class FlowNrg:
             scores: Tensor = self.reward.scores(model.noisy(x, t, condition))
             return (w * scores).sum(dim=1)
 
+        scale = self.scale if w.any() else 0.0
         with evaluating(self.reward.network):
-            samples: Samples = policy.guided_noisy(prompts, seeds, reward, self.scale, self._tally, self.max_norm)
+            samples: Samples = policy.guided_noisy(prompts, seeds, reward, scale, self._tally, self.max_norm)
         return samples
 
     def warnings(self) -> list[str]:

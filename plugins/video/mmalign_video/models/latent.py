@@ -140,9 +140,9 @@ class LatentVideoReward:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
-        """Latents of videos as they are, without noise, and what was asked for. Raises UserError for answers in words."""
-        if any(ends) or any(isinstance(one, str) and not Path(one).suffix for one in media):
-            raise UserError("this model scores videos, but the data hold texts: use data of videos")
+        """Latents of videos as they are, without noise, and what was asked for. Raises UserError for what is no video."""
+        if any(ends):
+            raise UserError("this model rates whole videos, but the data hold segments of texts")
         # One by one: videos are large.
         latents = torch.cat([self.family.encode(self.family.pixels([one])).mean for one in media])
         return self.noisy(latents, latents.new_zeros(len(latents)), self.condition([one.text for one in prompts]))
