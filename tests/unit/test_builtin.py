@@ -87,7 +87,7 @@ class Run:
         (folder / "config.yaml").write_text(json.dumps(self.config.plain()))
         judges = {"bright": Judge("trained", brightness), "dark": Judge("held-out", darkness)}
         asked = [Prompt(text) for text in prompts]
-        self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
+        self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked, guidance=None)
         self.parts.held_out = self.parts.metrics = None
         self.chosen = SimpleNamespace(evaluation_sampling="the evaluation's")
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)

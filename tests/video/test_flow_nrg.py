@@ -92,7 +92,7 @@ def test_all_that_is_asked_trains_and_comes_back(folder: Folder, tmp_path: Path)
     earlier = made.model.noisy(told.inputs["x"], told.inputs["t"] * 0.5, made.model.condition(TEXTS))
     assert not torch.allclose(made.scores(told), made.scores(earlier))
     with pytest.raises(UserError, match="belong to another model"):
-        latent(folder("wan")).load(tmp_path)
+        latent(folder("wan"), blocks=2).load(tmp_path)
     with pytest.raises(UserError, match="has 2, not 3"):
         latent(folder("wan"), blocks=3)
     with pytest.raises(UserError, match="the latent reward reads"):
@@ -121,7 +121,7 @@ def test_weights_lead_as_far_as_they_go(folder: Folder, saved: str) -> None:
     assert not lead(policy, {}, PROMPTS, [1, 2]).media.equal(plain.media)
     assert lead.warnings() == []
     assert all(weight.grad is None for weight in lead.reward.network.parameters())
-    with pytest.raises(UserError, match="no dimension 'MO', did you mean 'MQ'"):
+    with pytest.raises(UserError, match="no dimension 'MO'; they are VQ, MQ, TA"):
         lead(policy, {"MO": 1.0}, PROMPTS, [1, 2])
 
 
