@@ -23,6 +23,7 @@ from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
 from mmalign.samplers.guidance import Condition, Denoise, classifier_free
+from mmalign.samplers.guided import Slope, Tally
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
 
@@ -128,21 +129,40 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     @torch.no_grad()
     def guided(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], reward: Callable[[Samples], Scores], weight: float
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        reward: Callable[[Samples], Scores],
+        weight: float,
+        tally: Tally | None = None,
     ) -> Samples:
         """As `sample`, but led by the gradient of a differentiable reward of what each step's estimate looks like.
 
-        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`.
+        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`. tally: counts gradients.
         """
-        if weight == 0:
-            return self.sample(prompts, seeds)
 
         def score(x0: Tensor) -> Tensor:
             return reward(self._decoded(prompts, x0, seeds)).values
 
-        path = self.model.path
-        slope = guided.of_clean(self._denoise(prompts), path, score)
-        return self._sampled(prompts, seeds, guided.guided(path, slope, weight))
+        slope = guided.of_clean(self._denoise(prompts), self.model.path, score)
+        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally()), weight)
+
+    @torch.no_grad()
+    def guided_noisy(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        reward: Callable[[Tensor, Tensor], Tensor],
+        weight: float,
+        tally: Tally | None = None,
+        max_norm: float | None = None,
+    ) -> Samples:
+        """As `guided`, by a reward of noisy latents `[B, ...]` and their times `[B]`: no gradient flows through the network.
+
+        max_norm: how long a sample's gradient may be.
+        """
+        slope = guided.of_noisy(self._denoise(prompts), reward)
+        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally(), max_norm), weight)
 
     def differentiate(self, prompts: Sequence[Prompt], plan: gradient.Plan, rng: torch.Generator) -> Samples:
         """Samples whose media carry gradient to the weights, as `plan` says.
@@ -302,6 +322,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         with evaluating(self.network):
             latents = end(self._walk(denoise, *self._start(seeds)))
             return self._decoded(prompts, latents, seeds)
+
+    def _led(self, prompts: Sequence[Prompt], seeds: Sequence[int], slope: Slope, weight: float) -> Samples:
+        if weight == 0:
+            return self.sample(prompts, seeds)
+        return self._sampled(prompts, seeds, guided.guided(self.model.path, slope, weight))
 
     def _decoded(self, prompts: Sequence[Prompt], latents: Tensor, seeds: Sequence[int]) -> Samples:
         return Samples(prompts, self.model.decode(latents), seeds, self.model.frame_rate)
