@@ -59,7 +59,8 @@ def sampler(chosen: "Chosen", guidance: str | None, weights: Sequence[str]) -> L
                 "--weight: there is nothing to weigh without --guidance: name one of `mmalign list guidance`"
             )
         return Lead()
-    part, faults = _weighed(chosen, _named(chosen, guidance), dict(map(_weight, weights))), []
+    faults: list[Fault] = []
+    part = _weighed(chosen, _named(chosen, guidance), dict(map(_weight, weights)))
     lead, rewards = picked(Picker(chosen.plugins, faults), "--guidance", part)
     if not faults:
         faults += misled(lead, rewards, chosen.model, chosen.process)
