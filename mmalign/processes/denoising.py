@@ -22,7 +22,7 @@ from mmalign.processes.encodings import EncodingModel, Encodings
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
-from mmalign.samplers.guidance import Condition, Denoise, classifier_free
+from mmalign.samplers.guidance import Condition, Denoise, between, classifier_free
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
 
@@ -103,7 +103,18 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "steps", "guided", "repair", "encodings"}
+        {
+            "likelihood",
+            "timed",
+            "divergence",
+            "differentiable",
+            "rollouts",
+            "steps",
+            "mixture",
+            "guided",
+            "repair",
+            "encodings",
+        }
     )
     Sampling = _Sampling
 
@@ -125,6 +136,20 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One sample a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
         return self._sampled(prompts, seeds, self._denoise(prompts))
+
+    @torch.no_grad()
+    def mixed(self, prompts: Sequence[Prompt], seeds: Sequence[int], share: float) -> Samples:
+        """One sample a prompt, each step drawn from r^c p^(1-c) / Z, between the reference (r) and the policy (p).
+
+        share: c; at 0 they are those of `sample`, at 1 those of the reference.
+        """
+        denoise = self._denoise(prompts)
+
+        def reference(x: Tensor, t: Tensor) -> Tensor:
+            with self.reference():
+                return denoise(x, t)
+
+        return self._sampled(prompts, seeds, between(denoise, reference, share))
 
     @torch.no_grad()
     def guided(
