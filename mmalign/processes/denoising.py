@@ -20,7 +20,7 @@ from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Sde, Steps, Transition, sde, step
 from mmalign.processes.encodings import EncodingModel, Encodings
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
+from mmalign.records import Compared, Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
 from mmalign.samplers.guidance import Condition, Denoise, between, classifier_free
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
@@ -283,9 +283,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
         """The surrogate log-likelihood at a draw, `[B, 1]`: -½ mean over dimensions of (output - target)²."""
-        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
-        values = -0.5 * encoded.mean_square(self._predict(encoded, draw) - target)[:, None]
-        return LogProbs(values, torch.ones_like(values))
+        return self._surrogate(encoded, draw, self._predict(encoded, draw))
 
     def signal(self, draw: Draw) -> Tensor:
         """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
@@ -293,14 +291,18 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
         """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
-        with torch.no_grad(), self.reference():
-            reference = self._predict(encoded, draw)
-        return encoded.mean_square(self._predict(encoded, draw) - reference)
+        ours, reference = self._predictions(encoded, draw)
+        return encoded.mean_square(ours - reference)
 
-    def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
-        """KL(reference ‖ policy) of the surrogates at a draw `[B, 1]`: Gaussians of one width, whose KL is half the drift."""
-        values = self.drift(encoded, draw)[:, None] / 2
-        return LogProbs(values, torch.ones_like(values))
+    def compared(self, encoded: Encoded, draw: Draw) -> Compared:
+        """Policy and reference at a draw, by one forward of each.
+
+        The surrogates are Gaussians of one width, so that KL(reference ‖ policy) is half the drift.
+        """
+        ours, reference = self._predictions(encoded, draw)
+        apart = encoded.mean_square(ours - reference)[:, None] / 2
+        log_probs = (self._surrogate(encoded, draw, output) for output in (ours, reference))
+        return Compared(*log_probs, LogProbs(apart, torch.ones_like(apart)))
 
     # ---- inside
 
@@ -346,6 +348,18 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
         x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
         return self.model.predict(x_t, draw.t, encoded.condition)
+
+    def _predictions(self, encoded: Encoded, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The policy's output with gradient, and the reference's without."""
+        with torch.no_grad(), self.reference():
+            reference = self._predict(encoded, draw)
+        return self._predict(encoded, draw), reference
+
+    def _surrogate(self, encoded: Encoded, draw: Draw, output: Tensor) -> LogProbs:
+        """-½ mean over dimensions of (output - target)², `[B, 1]`."""
+        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
+        values = -0.5 * encoded.mean_square(output - target)[:, None]
+        return LogProbs(values, torch.ones_like(values))
 
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
