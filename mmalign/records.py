@@ -252,6 +252,19 @@ class LogProbs:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What a policy (p) and its reference (r) make of the same units, `[B, U]` each.
+
+    log_probs: log p, with gradient. reference_log_probs: log r, without. divergence: KL(r ‖ p) over everything that a unit
+    could have been, with gradient.
+    """
+
+    log_probs: LogProbs
+    reference_log_probs: LogProbs
+    divergence: LogProbs
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Samples and how likely the policy that drew them found each of their units; `policy.replay` asks it again.
 

@@ -36,6 +36,12 @@ def write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def add(path: Path, **entries: Any) -> None:
+    """Put entries into a file of one JSON object, beside what else is there."""
+    others = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write(path, to_json({**others, **entries}, indent=2) + "\n")
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines whole or not at all."""
     write(path, "".join(to_json(row) + "\n" for row in rows))

@@ -4,12 +4,11 @@ held_out.jsonl       one line each time: step, loss and metrics
 evaluation.json      before against after, as {"held_out": {"n", "step", "metrics": {NAME: {"before", "after"}}}}
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from mmalign.builtin.files import read_rows, to_json, write
+from mmalign.builtin.files import add, read_rows
 from mmalign.builtin.trackers import Lines
 from mmalign.console import say
 from mmalign.hookspecs import hookimpl
@@ -98,13 +97,12 @@ class Log:
             self.lines.close()
 
     def compare(self) -> None:
-        """Put the first line and the last into `evaluation.json`, beside what else is there."""
-        rows, found = read_rows(self.run.folder / "held_out.jsonl"), self.run.folder / "evaluation.json"
+        """Put the first line and the last into `evaluation.json`."""
+        rows = read_rows(self.run.folder / "held_out.jsonl")
         if self.run.is_main and rows:
-            others = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
             n = len(self.run.parts.held_out or ())
             compared = {"n": n, "step": rows[-1]["step"], "metrics": before_and_after(rows)}
-            write(found, to_json({**others, "held_out": compared}, indent=2) + "\n")
+            add(self.run.folder / "evaluation.json", held_out=compared)
 
 
 def before_and_after(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -23,11 +23,7 @@ Names = tuple[str, str]
 
 
 class Directed:
-    """Each prompt under a direction of its own, which depends on the seed and on the row alone.
-
-    rewards: the names of the two that are weighed. degrees: between which angles θ lies; twice the same is that one.
-    template: what the model is asked; `{prompt}` is the prompt, `{direction}` says "helpful 77, brief -64".
-    """
+    """Each prompt under a direction of its own, which depends on the seed and on the row alone. Options as for `directions`."""
 
     def __init__(
         self,
@@ -86,8 +82,6 @@ def text_directions(
 ) -> Directed:
     """Prompts with the pictures that they are about, each with a direction between two rewards.
 
-    path, split: as for text-prompts. rewards: the names of the two. degrees: between which angles the direction lies, 0 being
-    the first reward alone and 90 the second; twice the same is that one. seed: of the angles.
-    template: what the model is asked; `{prompt}` is the prompt, `{direction}` says "helpful 77, brief -64".
+    path, split: as for text-prompts. The others: as for directions.
     """
     return Directed(TextPrompts(path, split), rewards, degrees, template, seed)

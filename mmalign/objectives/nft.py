@@ -19,7 +19,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from mmalign.maths import advantages
-from mmalign.objectives import rwr, sft, sides
+from mmalign.objectives import rwr, sft
 from mmalign.parts import Batch, Parts
 from mmalign.records import Loss
 from mmalign.specs import Objective
@@ -43,14 +43,14 @@ def loss(
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator, *, limit: PositiveFloat = 5.0) -> dict[str, Tensor]:
     """Both models and their difference at one draw. limit: c."""
-    rows, draw = sft.drawn(parts, batch, rng)
-    ours, reference = sides.both(parts.policy, rows, draw)
-    divergence = parts.policy.divergence(rows, draw).mean()
-    log_probs = ours.mean()
-    scores, rivals = rwr.scored(batch, log_probs)
-    found = advantages.among(scores, rivals)
-    r = 0.5 + 0.5 * (found / limit).clamp(-1, 1)
-    return {"log_probs": log_probs, "reference_log_probs": reference.mean(), "divergence": divergence, "optimality": r}
+    found = parts.policy.compared(*sft.drawn(parts, batch, rng))
+    scores, rivals = rwr.scored(batch, found.log_probs.values)
+    return {
+        "log_probs": found.log_probs.mean(),
+        "reference_log_probs": found.reference_log_probs.mean(),
+        "divergence": found.divergence.mean(),
+        "optimality": 0.5 + 0.5 * (advantages.among(scores, rivals) / limit).clamp(-1, 1),
+    }
 
 
 objective = Objective(loss, terms)

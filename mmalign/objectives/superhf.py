@@ -26,10 +26,9 @@ def loss(log_probs: Tensor, kl: Tensor, *, weight: NonNegativeFloat = 0.35) -> L
 
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-    """ℓ and K at one draw; K takes a forward of its own of each model."""
-    rows, draw = sft.drawn(parts, batch, rng)
-    policy = parts.policy
-    return {"log_probs": policy.log_likelihood(rows, draw).mean(), "kl": policy.divergence(rows, draw).mean()}
+    """ℓ and K at one draw."""
+    found = parts.policy.compared(*sft.drawn(parts, batch, rng))
+    return {"log_probs": found.log_probs.mean(), "kl": found.divergence.mean()}
 
 
 objective = Objective(loss, terms)

@@ -42,11 +42,10 @@ def loss(
 
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-    """Log-ratios and K of both sides at one draw; K takes a forward of its own of each model."""
-    rows, draw = sides.encoded(parts, batch, rng)
-    policy, reference = sides.both(parts.policy, rows, draw)
-    a, b = policy.minus(reference).sum().chunk(2)
-    chosen, rejected = parts.policy.divergence(rows, draw).sum().chunk(2)
+    """Log-ratios and K of both sides at one draw."""
+    found = parts.policy.compared(*sides.encoded(parts, batch, rng))
+    a, b = found.log_probs.minus(found.reference_log_probs).sum().chunk(2)
+    chosen, rejected = found.divergence.sum().chunk(2)
     return {"chosen_logratios": a, "rejected_logratios": b, "chosen_kl": chosen, "rejected_kl": rejected}
 
 

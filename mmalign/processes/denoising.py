@@ -20,9 +20,9 @@ from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Sde, Steps, Transition, sde, step
 from mmalign.processes.encodings import EncodingModel, Encodings
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
+from mmalign.records import Compared, Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
-from mmalign.samplers.guidance import Condition, Denoise, classifier_free
+from mmalign.samplers.guidance import Condition, Denoise, between, classifier_free
 from mmalign.samplers.guided import Slope, Tally
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
 
@@ -104,7 +104,18 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"likelihood", "timed", "divergence", "differentiable", "rollouts", "steps", "guided", "repair", "encodings"}
+        {
+            "likelihood",
+            "timed",
+            "divergence",
+            "differentiable",
+            "rollouts",
+            "steps",
+            "mixture",
+            "guided",
+            "repair",
+            "encodings",
+        }
     )
     Sampling = _Sampling
 
@@ -126,6 +137,20 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One sample a prompt. Each depends on its own prompt and seed alone, not on the batch around it."""
         return self._sampled(prompts, seeds, self._denoise(prompts))
+
+    @torch.no_grad()
+    def mixed(self, prompts: Sequence[Prompt], seeds: Sequence[int], share: float) -> Samples:
+        """One sample a prompt, each step drawn from r^c p^(1-c) / Z, between the reference (r) and the policy (p).
+
+        share: c; at 0 they are those of `sample`, at 1 those of the reference.
+        """
+        denoise = self._denoise(prompts)
+
+        def reference(x: Tensor, t: Tensor) -> Tensor:
+            with self.reference():
+                return denoise(x, t)
+
+        return self._sampled(prompts, seeds, between(denoise, reference, share))
 
     @torch.no_grad()
     def guided(
@@ -278,9 +303,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
         """The surrogate log-likelihood at a draw, `[B, 1]`: -½ mean over dimensions of (output - target)²."""
-        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
-        values = -0.5 * encoded.mean_square(self._predict(encoded, draw) - target)[:, None]
-        return LogProbs(values, torch.ones_like(values))
+        return self._surrogate(encoded, draw, self._predict(encoded, draw))
 
     def signal(self, draw: Draw) -> Tensor:
         """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
@@ -288,14 +311,21 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
         """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
-        with torch.no_grad(), self.reference():
-            reference = self._predict(encoded, draw)
-        return encoded.mean_square(self._predict(encoded, draw) - reference)
+        ours, reference = self._predictions(encoded, draw)
+        return encoded.mean_square(ours - reference)
 
-    def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
-        """KL(reference ‖ policy) of the surrogates at a draw `[B, 1]`: Gaussians of one width, whose KL is half the drift."""
-        values = self.drift(encoded, draw)[:, None] / 2
-        return LogProbs(values, torch.ones_like(values))
+    def compared(self, encoded: Encoded, draw: Draw) -> Compared:
+        """Policy and reference at a draw, by one forward of each.
+
+        The surrogates are Gaussians of one width, so that KL(reference ‖ policy) is half the drift.
+        """
+        ours, reference = self._predictions(encoded, draw)
+        apart = encoded.mean_square(ours - reference)[:, None] / 2
+        return Compared(
+            self._surrogate(encoded, draw, ours),
+            self._surrogate(encoded, draw, reference),
+            LogProbs(apart, torch.ones_like(apart)),
+        )
 
     # ---- inside
 
@@ -346,6 +376,18 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
     def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
         x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
         return self.model.predict(x_t, draw.t, encoded.condition)
+
+    def _predictions(self, encoded: Encoded, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The policy's output with gradient, and the reference's without."""
+        with torch.no_grad(), self.reference():
+            reference = self._predict(encoded, draw)
+        return self._predict(encoded, draw), reference
+
+    def _surrogate(self, encoded: Encoded, draw: Draw, output: Tensor) -> LogProbs:
+        """-½ mean over dimensions of (output - target)², `[B, 1]`."""
+        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
+        values = -0.5 * encoded.mean_square(output - target)[:, None]
+        return LogProbs(values, torch.ones_like(values))
 
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale

@@ -19,7 +19,7 @@ from mmalign.maths import changes
 from mmalign.maths.log_probs import token_divergence, token_log_probs
 from mmalign.processes import segments
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Draw, LogProbs, Media, Prompt, Rollout, Samples, Spans
+from mmalign.records import Compared, Draw, LogProbs, Media, Prompt, Rollout, Samples, Spans
 from mmalign.samplers.tokens import choose
 
 Ids = Sequence[int]
@@ -227,14 +227,17 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         """The log-probabilities of the response tokens `[B, U]`, the first of each response at unit 0."""
         return self._log_probs(encoded)
 
-    def divergence(self, encoded: Encoded, draw: Draw) -> LogProbs:
-        """KL(reference ‖ policy) over all that each response token could have been `[B, U]`, exact."""
+    def compared(self, encoded: Encoded, draw: Draw) -> Compared:
+        """Policy and reference by one forward of each; KL(reference ‖ policy) of each response token is exact."""
         counts = _counts(encoded)
+        ids, head = encoded.ids[:, 1:][counts], self.model.head
         with torch.no_grad(), self.reference():
-            reference = self.model.hidden(encoded.inputs)[:, :-1]
-        hidden = self.model.hidden(encoded.inputs)[:, :-1]
-        found = token_divergence(hidden[counts], reference[counts], self.model.head, self._reference_head)
-        return _left_aligned(found, counts)
+            reference = self.model.hidden(encoded.inputs)[:, :-1][counts]
+            theirs = token_log_probs(reference, ids, head)
+        hidden = self.model.hidden(encoded.inputs)[:, :-1][counts]
+        ours = token_log_probs(hidden, ids, head)
+        apart = token_divergence(hidden, reference, head, self._reference_head)
+        return Compared(*(_left_aligned(found, counts) for found in (ours, theirs, apart)))
 
     def changed(self, encoded: Encoded) -> Tensor:
         """1 at response tokens in which the sides of a pair differ `[2B, U]` (`maths.changes`); winners, then losers."""

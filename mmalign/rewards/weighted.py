@@ -71,6 +71,7 @@ class WeightedReward:
         self.gates = {name: gate for name, gate in thresholds if gate is not None}
         self._raw: dict[str, list[Tensor]] = defaultdict(list)
         self._shaped: dict[str, list[Tensor]] = defaultdict(list)
+        self._asked = 0
 
     def __call__(self, samples: Samples, group: int = 1, at_once: int | None = None) -> Scores:
         """`[B]` weighted sums; `dimensions` holds each reward's raw scores by name. As `measured`, and remembered."""
@@ -101,6 +102,7 @@ class WeightedReward:
         if compare is None:
             scores = (self.measured(some, at_once=at_once).values for some in (samples, others))
             return (next(scores) - next(scores)).sigmoid()
+        self._asked += len(samples) + len(others)
         size = at_once or max(1, len(samples))
         found = [compare(samples[i : i + size], others[i : i + size]) for i in range(0, len(samples), size)]
         return torch.cat(found)
@@ -108,15 +110,17 @@ class WeightedReward:
     def drain(self) -> dict[str, Tensor]:
         """Of all samples scored since the last drain, by name: `reward/<name>`, the mean of the raw scores; where rewards
         are weighted against each other, `shaped/<name>`, the deviation of what went into the sum; and `gate/<name>`, the
-        share of samples that a gate let through.
+        share of samples that a gate let through. And `queries`: about how many samples they were asked, logged or not.
         """
         means = {f"reward/{name}": _known(values).mean() for name, values in self._raw.items()}
         spreads = {f"shaped/{name}": _known(values).std(correction=0) for name, values in self._shaped.items()}
         known = {name: _known(self._raw[name]) for name in self.gates if name in self._raw}
         shares = {f"gate/{name}": (scores >= self.gates[name]).float().mean() for name, scores in known.items()}
+        queries = {"queries": torch.tensor(float(self._asked))} if self._asked else {}
         self._raw.clear()
         self._shaped.clear()
-        return means | spreads | shares
+        self._asked = 0
+        return means | spreads | shares | queries
 
     @property
     def _shapes(self) -> bool:
@@ -125,6 +129,7 @@ class WeightedReward:
 
     def _parts(self, samples: Samples, group: int, at_once: int | None) -> tuple[dict[str, Scores], dict[str, Scores]]:
         """By name, the raw scores of each reward and w_k r_k."""
+        self._asked += len(samples)
         raw = {one.name: _in_pieces(one, samples, at_once or max(1, len(samples))) for one in self.rewards}
         shaped = {}
         for (name, scores), weight, how in zip(raw.items(), self.weights, self.normalize, strict=True):

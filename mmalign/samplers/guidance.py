@@ -34,3 +34,15 @@ def classifier_free(
         return u + scale * (c - u)
 
     return guided
+
+
+def between(denoise: Denoise, reference: Denoise, share: float) -> Denoise:
+    """What makes of every step the normalised geometric mixture of a model's own (p) and a reference's (r):
+
+        p^(1-c) r^c / Z = N((1 - c) mean_p + c mean_r, σ²)
+
+    Both are Gaussians of the same σ, and a step's mean is affine in the output, so it is the outputs that are mixed.
+
+    share: c; at 0 it is `denoise`, at 1 `reference`.
+    """
+    return lambda x, t: denoise(x, t).lerp(reference(x, t), share)

@@ -112,14 +112,14 @@ def test_the_divergence_is_that_of_both_models_own_logits(
     policy = policy_of(made, gradient_checkpointing=True)
     encoded = policy.encode(prompts, ANSWERS, RNG)
     draw = policy.draw(encoded, RNG)
-    assert policy.divergence(encoded, draw).values.abs().max() < 1e-5
+    assert policy.compared(encoded, draw).divergence.values.abs().max() < 1e-5
     perturbed(made)
     with torch.no_grad():
         log_p = made.base(**encoded.inputs).logits.log_softmax(-1)
         with policy.reference():
             log_r = made.base(**encoded.inputs).logits.log_softmax(-1)
     whole = (log_r.exp() * (log_r - log_p)).sum(-1)[:, :-1] * encoded.mask[:, 1:]
-    found = policy.divergence(encoded, draw).sum()
+    found = policy.compared(encoded, draw).divergence.sum()
     assert_close(found, whole.sum(1), atol=1e-4, rtol=1e-4)
     found.sum().backward()
     assert all(weight.grad is not None for weight in made.weights.trainable().values())

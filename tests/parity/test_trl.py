@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
+from unit.toy_units import Units
 
 from mmalign import options, plugins
 from mmalign.objectives import cpo, kto, orpo, simpo
@@ -43,33 +44,6 @@ SAME = {
 
 NOT_OURS = {"aot", "aot_unpaired"}
 DIFFERENT = {"sft"}
-
-
-class Units:
-    """A policy whose response tokens have given log-probabilities `[2B, T]`; without gradient in the reference."""
-
-    offers = frozenset({"likelihood", "exact-likelihood"})
-
-    def __init__(self, policy: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor):
-        self.policy, self.untouched, self.mask, self.now = policy, reference, mask, policy
-
-    def encode(self, prompts, media, rng):
-        return None
-
-    def draw(self, rows, rng, copies=1):
-        return None
-
-    def reference(self):
-        return self
-
-    def __enter__(self):
-        self.now = self.untouched
-
-    def __exit__(self, *error):
-        self.now = self.policy
-
-    def log_likelihood(self, rows, draw):
-        return LogProbs(self.now, self.mask)
 
 
 def units(pairs: int = PAIRS) -> Units:

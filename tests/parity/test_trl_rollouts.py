@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
+from unit.toy_units import Units
 
 from mmalign import options, plugins
 from mmalign.maths.advantages import grouped
@@ -40,26 +41,7 @@ SAME = {
 NOT_OURS = {"cispo", "sapo", "luspo", "vespo"}
 
 
-class Replays:
-    """A policy that finds given log-probabilities `[N, T]`, without gradient those of the reference."""
-
-    def __init__(self, policy: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor):
-        self.policy, self.untouched, self.mask, self.now = policy, reference, mask, policy
-
-    def reference(self):
-        return self
-
-    def __enter__(self):
-        self.now = self.untouched
-
-    def __exit__(self, *error):
-        self.now = self.policy
-
-    def replay(self, rollout: Rollout) -> LogProbs:
-        return LogProbs(self.now[list(rollout.units)], self.mask[list(rollout.units)])
-
-
-def made() -> tuple[Replays, Experience]:
+def made() -> tuple[Units, Experience]:
     """Random answers of random lengths to two prompts, a step away from what drew them; scores with a tied group."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(2, TOKENS + 1, (N, 1), generator=generator)
@@ -69,10 +51,10 @@ def made() -> tuple[Replays, Experience]:
     scores = torch.randn(N, generator=generator, dtype=torch.float64)
     samples = Samples([Prompt("a")] * GROUP + [Prompt("b")] * GROUP, [str(i) for i in range(N)])
     rollout = Rollout(samples, LogProbs(old, mask), list(range(N)))
-    return Replays(policy.requires_grad_(), other, mask), Experience(rollout, Scores(scores), GROUP, N)
+    return Units(policy.requires_grad_(), other, mask), Experience(rollout, Scores(scores), GROUP, N)
 
 
-def ours(name: str, policy: Replays, experience: Experience, **given):
+def ours(name: str, policy: Units, experience: Experience, **given):
     """The mean loss, its gradient to the tokens' log-probabilities, and the advantages."""
     objective = options.bind_objective(plugins.load(installed=False).catalogue.find("objective", name).spec, given)
     parts = Parts(policy, None, [])
@@ -82,7 +64,7 @@ def ours(name: str, policy: Replays, experience: Experience, **given):
     return loss, torch.autograd.grad(loss, policy.policy)[0], worked_out["advantages"][:, 0]
 
 
-def theirs(trainer: type, policy: Replays, inputs: dict, **given):
+def theirs(trainer: type, policy: Units, inputs: dict, **given):
     """The same of one of TRL's trainers. Answers stand after a prompt of one token."""
     ids, one = policy.mask.long(), torch.ones(N, 1, dtype=torch.long)
     nothing = torch.zeros_like(policy.mask)
@@ -108,7 +90,7 @@ def theirs(trainer: type, policy: Replays, inputs: dict, **given):
     return loss, torch.autograd.grad(loss, policy.policy)[0]
 
 
-def grpo(policy: Replays, experience: Experience, advantages: torch.Tensor, told: str, clips, **given):
+def grpo(policy: Units, experience: Experience, advantages: torch.Tensor, told: str, clips, **given):
     loss_type, _, level = told.partition(", ")
     inputs = {
         "advantages": advantages,

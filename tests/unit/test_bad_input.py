@@ -22,18 +22,6 @@ from unit.toy import rng
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes rows and returns their file."""
-
-    def written(*rows: dict) -> str:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(file)
-
-    return written
-
-
 # ---- rows
 
 GOOD = {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog."}

@@ -343,6 +343,23 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert not list((tmp_path / "both" / "evaluation").glob(".*"))
 
 
+@pytest.mark.parametrize(("prompts", "world"), [("ab", 1), ("", 2)])
+def test_what_the_rewards_were_asked_is_added_up_beside_what_changed(tmp_path, prompts, world):
+    run = Run(tmp_path / "run", prompts=prompts)
+    run.engine.world = world
+    run.hook.mmalign_run_start(run=run)
+    for asked in ({"queries": 12.0}, {}, {"queries": 8.0}):
+        run.advance(**asked)
+    run.end()
+    found = json.loads((run.folder / "evaluation.json").read_text())
+    assert found["queries"] == 20 * world
+    assert set(found) == {"queries", *(["rewards"] if prompts else [])}
+
+
+def test_a_run_without_rewards_asks_nothing(tmp_path):
+    assert "queries" not in json.loads((Run(tmp_path / "run").go().folder / "evaluation.json").read_text())
+
+
 def test_a_run_that_is_stopped_on_an_evaluated_step_is_not_evaluated_twice(tmp_path):
     listener = Listener()
     run = Run(tmp_path / "run", [evaluation, listener], every=2)

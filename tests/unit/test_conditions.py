@@ -1,6 +1,5 @@
 """Prompts made by templates, pairs taken apart or turned round by a goal, and rows with scores."""
 
-import json
 import math
 
 import pytest
@@ -14,19 +13,6 @@ from mmalign.data.texts import TextPairs, TextSamples, TextScored
 from mmalign.objectives import flow_rwr
 from mmalign.records import Samples
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes rows and returns their file."""
-
-    def written(*rows: dict) -> str:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(file)
-
-    return written
-
 
 PAIR = {"prompt": "a cat", "chosen": "1.png", "rejected": "2.png", "scores": [8, 3.5]}
 SAID = {"prompt": "What?", "completion": "A cat.", "score": 7, "critique": "too {short}"}

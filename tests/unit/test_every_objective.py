@@ -13,7 +13,7 @@ from mmalign import options
 from mmalign.builtin.parts import mmalign_objectives
 from mmalign.parts import Parts
 from mmalign.processes import PROCESSES, process_class
-from mmalign.records import Experience, Prompt, Scores, Segment
+from mmalign.records import Experience, Prompt, Samples, Scores, Segment
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from unit import toy, toy_tokens
 from unit.toy import rng
@@ -67,6 +67,11 @@ def test_a_step_down_the_gradient_lowers_the_loss(name, process):
     assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < found.values.mean()
 
 
+def length(samples: Samples) -> torch.Tensor:
+    """A reward of texts."""
+    return torch.tensor([len(text) % 3.0 for text in samples.responses])
+
+
 def scored(process: str) -> tuple[Parts, Experience]:
     """A buffer of two samples for each of two prompts, the second of which always scores higher."""
     made = MADE[process]()[0]
@@ -74,8 +79,7 @@ def scored(process: str) -> tuple[Parts, Experience]:
         made.policy.sampling = replace(made.policy.sampling, eta=1.0)
     asked = [prompt for prompt in (Prompt("ab"), Prompt("c")) for _ in range(2)]
     scores = Scores(torch.tensor([0.0, 1.0, 0.25, 0.5]))
-    length = CheckedReward("length", lambda samples: torch.tensor([len(made) % 3.0 for made in samples.made]))
-    reward = WeightedReward([length], [1.0])
+    reward = WeightedReward([CheckedReward("toy", made.reward or length)], [1.0])
     return replace(made, reward=reward), Experience(made.policy.rollout(asked, range(4)), scores, 2, 4)
 
 

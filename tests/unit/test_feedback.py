@@ -1,7 +1,5 @@
 """What was said of samples, read from files: what is kept, and what is refused by row and reason."""
 
-import json
-
 import pytest
 
 from mmalign import UserError
@@ -10,12 +8,6 @@ from mmalign.records import EVERY, Segment
 
 PAIR = {"prompt": "what is this", "first": "a cat", "second": "a dog"}
 SAID = {"prompt": "what is this", "completion": "a red cat"}
-
-
-def write(folder, *rows):
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -28,20 +20,20 @@ def write(folder, *rows):
         ({"preferences": {"a": "first"}, "strength": {"a": 2, "b": None}}, {"a": 1}, {"a": 2}),
     ],
 )
-def test_preferences_keep_dimensions_ties_and_strength(tmp_path, told, preferences, strengths):
+def test_preferences_keep_dimensions_ties_and_strength(write, told, preferences, strengths):
     more = {**PAIR, **{key: told[key] if key == "strength" else "first" for key in told}}
     if "preferences" in told:
         more["preferences"] = {"a": "first"}
     for kind in (Preferences, TextPreferences):
-        row = kind(write(tmp_path, {**PAIR, **told}, more))[0]
+        row = kind(write({**PAIR, **told}, more))[0]
         assert (row["preferences"], row["strengths"]) == (preferences, strengths)
         assert row["prompt"].text == "what is this"
     assert (row["first"], row["second"]) == ("a cat", "a dog")
 
 
-def test_pairs_of_better_and_worse_are_preferences_too(tmp_path):
+def test_pairs_of_better_and_worse_are_preferences_too(tmp_path, write):
     pair = {"prompt": "a cat", "chosen": "1.png", "rejected": "2.png"}
-    rows = Preferences(write(tmp_path, pair, {**pair, "tie": True}, {**pair, "scores": [0.25, 0.75]}))
+    rows = Preferences(write(pair, {**pair, "tie": True}, {**pair, "scores": [0.25, 0.75]}))
     assert [row["preferences"][EVERY] for row in rows] == [1, 0, 1]
     assert rows[0]["first"] == tmp_path / "1.png"
     assert rows[2]["strengths"] == {EVERY: 0.5}
@@ -61,44 +53,44 @@ def test_pairs_of_better_and_worse_are_preferences_too(tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", [Preferences, TextPreferences])
-def test_a_wrong_preference_is_named_by_its_row(tmp_path, kind, told, reason):
-    path = write(tmp_path, {**PAIR, "preference": "first", "strength": 1}, {**PAIR, **told})
+def test_a_wrong_preference_is_named_by_its_row(write, kind, told, reason):
+    path = write({**PAIR, "preference": "first", "strength": 1}, {**PAIR, **told})
     with pytest.raises(UserError, match=rf"rows\.jsonl: row 2: .*{reason}"):
         kind(path)
 
 
 @pytest.mark.parametrize("kind", [Preferences, TextPreferences])
-def test_what_nothing_can_be_learned_from_is_refused(tmp_path, kind):
+def test_what_nothing_can_be_learned_from_is_refused(write, kind):
     with pytest.raises(UserError, match="every pair is a tie"):
-        kind(write(tmp_path, {**PAIR, "preference": "tie"}, {**PAIR, "preferences": {"a": 0}}))
+        kind(write({**PAIR, "preference": "tie"}, {**PAIR, "preferences": {"a": 0}}))
     with pytest.raises(UserError, match="which is better"):
-        kind(write(tmp_path, PAIR))
-    rows = kind(write(tmp_path, {**PAIR, "preference": "tie"}, {**PAIR, "preference": "first", "second": "a cat"}))
+        kind(write(PAIR))
+    rows = kind(write({**PAIR, "preference": "tie"}, {**PAIR, "preference": "first", "second": "a cat"}))
     assert rows[0]["preferences"] == {EVERY: 0}
     with pytest.raises(UserError, match="row 2: both sides are the same"):
         rows[1]
 
 
-def test_the_same_answer_twice_may_tie_and_an_empty_one_is_refused(tmp_path):
+def test_the_same_answer_twice_may_tie_and_an_empty_one_is_refused(write):
     same = {**PAIR, "second": "a cat", "preference": "tie"}
-    rows = TextPreferences(write(tmp_path, same, {**PAIR, "first": " ", "preference": "second"}))
+    rows = TextPreferences(write(same, {**PAIR, "first": " ", "preference": "second"}))
     assert rows[0]["first"] == rows[0]["second"]
     with pytest.raises(UserError, match="row 2: an answer is empty"):
         rows[1]
 
 
-def test_ratings_keep_dimensions(tmp_path):
+def test_ratings_keep_dimensions(write):
     picture = {"prompt": "a cat", "sample": "1.png"}
-    assert Ratings(write(tmp_path, {**picture, "rating": 3}))[0]["ratings"] == {EVERY: 3}
-    assert TextRatings(write(tmp_path, {**SAID, "ratings": {"a": 1.5, "b": None}}))[0]["ratings"] == {"a": 1.5}
+    assert Ratings(write({**picture, "rating": 3}))[0]["ratings"] == {EVERY: 3}
+    assert TextRatings(write({**SAID, "ratings": {"a": 1.5, "b": None}}))[0]["ratings"] == {"a": 1.5}
     for value, reason in ((float("nan"), "nan is no rating"), (None, "no rating"), ("good", "'good' is no rating")):
         with pytest.raises(UserError, match=f"row 1: {reason}"):
-            Ratings(write(tmp_path, {**picture, "rating": value}))
+            Ratings(write({**picture, "rating": value}))
 
 
-def test_segments_are_kept_in_their_order(tmp_path):
+def test_segments_are_kept_in_their_order(write):
     told = [[2, 9, {"existence": "faithful", "relation": None}], [0, 1, {"relation": "absent"}]]
-    row = TextSegments(write(tmp_path, {**SAID, "segments": told}))[0]
+    row = TextSegments(write({**SAID, "segments": told}))[0]
     assert row["segments"] == [Segment(0, 1, {"relation": "absent"}), Segment(2, 9, {"existence": "faithful"})]
     assert row["sample"] == "a red cat"
 
@@ -117,17 +109,17 @@ def test_segments_are_kept_in_their_order(tmp_path):
         (None, "no segment is labelled"),
     ],
 )
-def test_a_segment_that_cannot_be_is_named_by_its_row(tmp_path, cell, reason):
-    rows = TextSegments(write(tmp_path, {**SAID, "segments": cell}))
+def test_a_segment_that_cannot_be_is_named_by_its_row(write, cell, reason):
+    rows = TextSegments(write({**SAID, "segments": cell}))
     with pytest.raises(UserError, match=rf"row 1: {reason}|row 1: .*{reason}"):
         rows[0]
 
 
 @pytest.mark.parametrize("kind", [Preferences, TextPreferences])
-def test_a_preference_tells_whose_it_is(tmp_path, kind):
-    rows = kind(write(tmp_path, {**PAIR, "preference": "first", "annotator": "ann"}, {**PAIR, "preference": "second"}))
+def test_a_preference_tells_whose_it_is(write, kind):
+    rows = kind(write({**PAIR, "preference": "first", "annotator": "ann"}, {**PAIR, "preference": "second"}))
     assert [row["annotator"] for row in rows] == ["ann", ""]
-    numbered = kind(write(tmp_path, {**PAIR, "preference": "first", "annotator": 7}))
+    numbered = kind(write({**PAIR, "preference": "first", "annotator": 7}))
     assert numbered[0]["annotator"] == "7"
 
 

@@ -73,7 +73,7 @@ def test_the_weights_hold_for_frames_and_for_the_drift_too():
     by_hand = (frames**2 * LEFT).sum(dim=(1, 2, 3, 4)) / (4 * 5 * LEFT.sum())
     assert_close(encoded.mean_square(frames), by_hand)
     draw = policy.draw(encoded, rng())
-    assert_close(policy.divergence(encoded, draw).values[:, 0], policy.drift(encoded, draw) / 2)
+    assert_close(policy.compared(encoded, draw).divergence.values[:, 0], policy.drift(encoded, draw) / 2)
     whole = policy.encode(prompts(2), media, rng())
     assert not policy.drift(encoded, draw).allclose(policy.drift(whole, draw))
 

@@ -33,6 +33,7 @@ from mmalign.objectives import (
 )
 from mmalign.records import LogProbs
 from unit.toy import gradient, pairs, parts, prompts, rng
+from unit.toy_units import Units
 
 LOG2 = math.log(2)
 EXACT = {"atol": 1e-9, "rtol": 0}
@@ -319,40 +320,6 @@ def test_kto_refuses_a_batch_of_one():
 
 
 # ---- where the arguments come from
-
-
-class Units:
-    """A policy with given log-probabilities of units, `[2B, U]`: the policy's and the reference's."""
-
-    offers = frozenset({"likelihood", "exact-likelihood", "changed-units"})
-
-    def __init__(self, policy, reference, mask, changed=None):
-        self.policy, self.untouched, self.mask, self.differs = policy, reference, mask, changed
-        self.on = True
-
-    def encode(self, prompts, media, rng):
-        return None
-
-    def draw(self, rows, rng, copies=1):
-        return None
-
-    def reference(self):
-        made = self
-
-        class Off:
-            def __enter__(self):
-                made.on = False
-
-            def __exit__(self, *error):
-                made.on = True
-
-        return Off()
-
-    def log_likelihood(self, rows, draw):
-        return LogProbs(self.policy if self.on else self.untouched, self.mask)
-
-    def changed(self, rows):
-        return self.differs
 
 
 PAIR = {"prompt": [None], "chosen": [None], "rejected": [None]}

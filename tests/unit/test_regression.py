@@ -128,7 +128,7 @@ def test_the_divergence_of_superhf_is_a_mean_over_units_and_pulls_back_to_the_re
     torch.nn.utils.vector_to_parameters(moved, weights)
     assert superhf.terms(parts, batch, rng())["kl"].mean() < kl.mean()
     rows, draw = sft.drawn(parts, batch, rng())
-    found = parts.policy.divergence(rows, draw)
+    found = parts.policy.compared(rows, draw).divergence
     assert_close(superhf.terms(parts, batch, rng())["kl"], found.sum() / found.mask.sum(dim=1))
 
 

@@ -195,6 +195,43 @@ def test_the_divergence_is_minus_the_mean_drift_of_the_log_ratio():
     assert made.replay_divergence(rollout).values.abs().max() == 0
 
 
+@ways
+@pytest.mark.parametrize("window", [None, 2])
+def test_mixed_samples_are_the_policys_at_0_and_the_references_at_1(path, kind, eta, window):
+    made = policy(path, kind, eta, window=window)
+    ours = made.sample(prompts(3), SEEDS[:3]).media
+    with made.reference():
+        reference = made.sample(prompts(3), SEEDS[:3]).media
+    assert made.mixed(prompts(3), SEEDS[:3], 0.0).media.equal(ours)
+    assert made.mixed(prompts(3), SEEDS[:3], 1.0).media.equal(reference)
+    between = made.mixed(prompts(3), SEEDS[:3], 0.5)
+    assert between.seeds == SEEDS[:3]
+    assert not between.media.allclose(ours)
+    assert not between.media.allclose(reference)
+
+
+@ways
+def test_each_mixed_step_is_of_the_normalised_geometric_mean(path, kind, eta, monkeypatch):
+    """At every step the density that is drawn from is c log r + (1 - c) log p, up to a constant."""
+    made, seen = policy(path, kind, eta), []
+
+    def watching(path, x, t, t_next, *rest):
+        seen.append((x, t, t_next, step(path, x, t, t_next, *rest)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr("mmalign.samplers.walk.step", watching)
+    made.mixed(prompts(1), SEEDS[:1], 0.3)
+    denoise = made._denoise(prompts(1))
+    for x, t, t_next, found in seen[:-1]:  # the last one draws nothing
+        p = step(made.model.path, x, t, t_next, denoise(x, t), made.sde)
+        with made.reference():
+            r = step(made.model.path, x, t, t_next, denoise(x, t), made.sde)
+        places = found.mean + 3 * found.std * torch.randn(8, *SHAPE, dtype=torch.float64)
+        constant = 0.3 * r.log_prob(places) + 0.7 * p.log_prob(places) - found.log_prob(places)
+        assert_close(constant, constant[:1].expand(8))
+        assert not p.mean.allclose(r.mean)
+
+
 @pytest.mark.parametrize("path", paths())
 def test_without_noise_samples_do_not_depend_on_the_kind(path):
     """η = 0 is one deterministic sampler, bitwise."""

@@ -1,8 +1,5 @@
 """Rows of texts in TRL's columns, plain and conversational, with pictures."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from mmalign import UserError
@@ -16,18 +13,6 @@ USER, GOOD, BAD = (
 SHOWN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 
 
-@pytest.fixture
-def rows(tmp_path: Path):
-    """Writes rows and returns their file."""
-
-    def write(*rows: dict) -> str:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(file)
-
-    return write
-
-
 @pytest.mark.parametrize(
     "row",
     [
@@ -39,8 +24,8 @@ def rows(tmp_path: Path):
     ],
 )
 @pytest.mark.parametrize("column", ["image", "images"])
-def test_every_layout_of_a_pair_reads_the_same(row, column, rows, tmp_path):
-    found = TextPairs(rows({**row, column: "cat.png" if column == "image" else ["cat.png"]}))[0]
+def test_every_layout_of_a_pair_reads_the_same(row, column, write, tmp_path):
+    found = TextPairs(write({**row, column: "cat.png" if column == "image" else ["cat.png"]}))[0]
     assert found == {
         "prompt": Prompt("What?", images=(tmp_path / "cat.png",)),
         "chosen": "A cat.",
@@ -49,13 +34,13 @@ def test_every_layout_of_a_pair_reads_the_same(row, column, rows, tmp_path):
 
 
 @pytest.mark.parametrize("row", [{"prompt": "What?", "completion": "A cat."}, {"messages": [USER, GOOD]}])
-def test_every_layout_of_a_demonstration_reads_the_same(row, rows):
-    assert TextSamples(rows(row))[0] == {"prompt": Prompt("What?"), "sample": "A cat."}
+def test_every_layout_of_a_demonstration_reads_the_same(row, write):
+    assert TextSamples(write(row))[0] == {"prompt": Prompt("What?"), "sample": "A cat."}
 
 
-def test_what_was_said_before_stays_before(rows):
+def test_what_was_said_before_stays_before(write):
     system = {"role": "system", "content": "Be brief."}
-    found = TextPrompts(rows({"prompt": [system, USER, GOOD, USER]}))
+    found = TextPrompts(write({"prompt": [system, USER, GOOD, USER]}))
     assert len(found) == 1
     history = [Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A cat.")]
     assert found[0]["prompt"] == Prompt("What?", history=tuple(history))
@@ -75,7 +60,7 @@ def test_what_was_said_before_stays_before(rows):
         (TextPairs, {"prompt": "x", "chosen": [GOOD], "rejected": []}, "this is nothing"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_row(source, row, message, rows):
+def test_what_is_wrong_is_named_with_its_row(source, row, message, write):
     with pytest.raises(UserError, match=message) as caught:
-        source(rows(row))[0]
+        source(write(row))[0]
     assert "rows.jsonl" in str(caught.value)

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from mmalign import UserError, options, plugins
 from mmalign.maths import log_probs
 from mmalign.maths.changes import changed
-from mmalign.maths.log_probs import token_divergence
-from mmalign.objectives import contrast, dpo, ld_dpo, paired, rlhf_v, t_reg, tdpo, tis_dpo
+from mmalign.maths.log_probs import token_divergence, token_log_probs
+from mmalign.objectives import contrast, dpo, ld_dpo, paired, rlhf_v, sides, t_reg, tdpo, tis_dpo
 from mmalign.parts import Parts
 from mmalign.records import LogProbs, Prompt
 from unit import toy, toy_tokens
@@ -122,7 +122,8 @@ def test_the_divergence_of_tokens_is_that_of_one_softmax_over_everything(monkeyp
     made = tokens().policy
     rows = made.encode(BATCH["prompt"], BATCH["chosen"], rng())
     monkeypatch.setattr(token_divergence, "__defaults__", (4,))
-    found = made.divergence(rows, made.draw(rows, rng()))
+    monkeypatch.setattr(token_log_probs, "__defaults__", (1.0, 4))
+    found = made.compared(rows, made.draw(rows, rng())).divergence
     assert made.model.largest == 4
     assert found.mask.equal(made.log_likelihood(rows, made.draw(rows, rng())).mask)
     with torch.no_grad(), made.reference():
@@ -141,7 +142,7 @@ def test_the_divergence_of_denoising_is_the_kl_of_its_surrogates():
     made, batch = toy.parts().policy, toy.pairs(2)
     rows = made.encode(batch["prompt"], batch["chosen"], rng())
     draw = made.draw(rows, rng())
-    found = made.divergence(rows, draw)
+    found = made.compared(rows, draw).divergence
     with torch.no_grad():
         p = made._predict(rows, draw)
         with made.reference():
@@ -157,10 +158,29 @@ def test_a_divergence_is_zero_at_the_reference_alone(made):
     batch = BATCH if made.policy.offers >= {"exact-likelihood"} else toy.pairs(2)
     rows = made.policy.encode(batch["prompt"], batch["chosen"], rng())
     draw = made.policy.draw(rows, rng())
-    found = made.policy.divergence(rows, draw)
+    found = made.policy.compared(rows, draw).divergence
     assert (found.values[found.mask > 0] > 0).all()
     untouched(made)
-    assert_close(made.policy.divergence(rows, draw).values, torch.zeros_like(found.values), rtol=0, atol=1e-15)
+    now = made.policy.compared(rows, draw).divergence.values
+    assert_close(now, torch.zeros_like(now), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("made", [tokens(), toy.parts()], ids=["tokens", "denoising"])
+def test_one_forward_of_each_model_tells_likelihoods_and_divergence(made):
+    batch = BATCH if made.policy.offers >= {"exact-likelihood"} else toy.pairs(2)
+    rows = made.policy.encode(batch["prompt"], batch["chosen"], rng())
+    draw, forwards = made.policy.draw(rows, rng()), []
+    counting = made.policy.network.register_forward_hook(lambda network, *_: forwards.append(network.on))
+    found = made.policy.compared(rows, draw)
+    counting.remove()
+    assert forwards == [False, True]
+    ours, reference = sides.both(made.policy, rows, draw)
+    assert found.log_probs.values.equal(ours.values)
+    assert found.reference_log_probs.values.equal(reference.values)
+    assert found.log_probs.mask.equal(ours.mask)
+    assert found.divergence.mask.equal(ours.mask)
+    given = (found.log_probs, found.reference_log_probs, found.divergence)
+    assert [one.values.requires_grad for one in given] == [True, False, True]
 
 
 # ---- TDPO

@@ -107,10 +107,13 @@ def test_pieces_are_scored_as_the_whole_is():
         WeightedReward([dense], [1.0], ["batch"])(NUMBERED)
 
 
-def test_what_is_only_measured_is_not_logged():
-    reward = WeightedReward([fixed("one", 1.0, 2.0, 3.0, 4.0)], [1.0])
-    assert reward.measured(NUMBERED).values.tolist() == [1, 2, 3, 4]
+def test_what_is_only_measured_is_counted_but_not_logged():
+    reward = WeightedReward([fixed("one", 1.0, 2.0, 3.0, 4.0), fixed("two", 1.0, 2.0, 3.0, 4.0)], [1.0, 1.0])
+    assert reward.measured(NUMBERED).values.tolist() == [2, 4, 6, 8]
+    assert reward.drain() == {"queries": 4}  # a sample is asked about once, whatever is made of the answers
     assert reward.drain() == {}
+    assert reward(NUMBERED, at_once=3).values.shape == (4,)
+    assert reward.drain()["queries"] == 4
 
 
 # ---- gates
