@@ -32,6 +32,8 @@ CLIP_STEPS = 1_400
 DESCRIBED, UNSEEN = 10_000, 256
 TOWER_STEPS = 1_000
 TRUE_STEPS = 2_000
+SURE_STEPS = 1_500
+"""More of the same from a high rate again: what is there and how things lie is learnt last."""
 FALSE_STEPS = 500
 FALSE = 0.25
 """Share of the statements that are false in the captioner's last training. What it does not see adds to that."""
@@ -74,7 +76,9 @@ def pretrain_pictures(out: Path, seed: int) -> None:
 
 
 def pretrain_captioner(out: Path, seed: int) -> None:
-    """The model that describes pictures, `captioner`: its tower, then true descriptions, then some that are partly false."""
+    """The model that describes pictures, `captioner`: its tower, then true descriptions, then some that are partly
+    false; and all the while what to answer when asked whether something is true.
+    """
     shown, unseen = draw("train", DESCRIBED, seed), draw("held-out", UNSEEN, seed)
     processor, work, load = new_processor(), out / "work", LlavaForConditionalGeneration.from_pretrained
     tower = finished(work / "tower", CLIPVisionModel.from_pretrained, lambda: train_tower(shown, TOWER_STEPS, seed))
@@ -82,6 +86,11 @@ def pretrain_captioner(out: Path, seed: int) -> None:
         work / "captioner-true",
         load,
         lambda: train_captioner(new_captioner(tower, processor.tokenizer), processor, shown, TRUE_STEPS, seed, 1.5e-3),
+    )
+    model = finished(
+        work / "captioner-sure",
+        load,
+        lambda: train_captioner(model, processor, shown, SURE_STEPS, seed + 2, 1e-3),
     )
     knows = measure_captioner(model, processor, unseen, seed)
     model = finished(

@@ -6,18 +6,22 @@ reward model that is made of the captioner needs it.
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from mmalign_shapes.descriptions import describe, hallucinated
 from mmalign_shapes.judge import said
 from mmalign_shapes.oracle import judged
-from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Scene
+from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene
 from mmalign_shapes.statements import NUMBERS, Claim, Mention
 
 Asked = tuple[str, str]
 """A question and its answer."""
 
-FALSE = 0.3
+Form = Callable[[Kind, Kind, random.Random], Claim]
+"""What is claimed about two things of a scene."""
+
+FALSE = 0.25
 """Share of the statements that are false in a description whose sentences are asked about."""
 _JUDGE = 'Is this true of the picture: "{}" Answer yes or no.'
 _SENTENCE = re.compile(r"[^.]+\.")
@@ -26,7 +30,7 @@ _FACTS = 6
 
 def dialogue(scene: Scene, rng: random.Random) -> list[Asked]:
     """Sentences of one description one after the other, or facts that have nothing to do with each other."""
-    (text, answer), *rest = sentences(scene, rng) if rng.random() < 0.6 else facts(scene, rng)
+    (text, answer), *rest = sentences(scene, rng) if rng.random() < 0.5 else facts(scene, rng)
     asked = _JUDGE.format(text) if text.endswith(".") and rng.random() < 0.5 else text
     return [(asked, answer), *rest]
 
@@ -41,38 +45,48 @@ def sentences(scene: Scene, rng: random.Random) -> Iterator[Asked]:
 
 
 def facts(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    """As many true ones as false ones, near enough; half of those about a shape ask for it as POPE does."""
+    """Of every form as many true ones as false ones, so that no answer can be told from the question alone; half of those about
+    existence ask as POPE does.
+    """
     for _ in range(_FACTS):
-        wanted = rng.random() < 0.5
-        text, true = next(found for found in _claims(scene, rng) if found[1] == wanted)
+        form, wanted = rng.choice(_FORMS), rng.random() < 0.5
+        tried = islice(_said(form, scene, rng), 50)  # for where every shape is there, none is missing
+        text, true = next((one for one in tried if one[1] == wanted), next(_said(form, scene, rng)))
         if text.startswith("There is a ") and rng.random() < 0.5:
             text = f"Is there a {text.removeprefix('There is a ').removesuffix('.')} in the image?"
         yield text, _answer(true)
 
 
-def _claims(scene: Scene, rng: random.Random) -> Iterator[tuple[str, bool]]:
-    """Facts of any type, most about things that are there, with whether they are true, without end."""
+def _said(form: Form, scene: Scene, rng: random.Random) -> Iterator[tuple[str, bool]]:
+    """Facts of a form with whether they are true, without end. Two things in a relation are two."""
     while True:
-        first, second = (rng.choice([thing.kind for thing in scene.things]) for _ in range(2))
-        shape = rng.choice([first.shape, rng.choice(SHAPES)])
-        color = rng.choice([first.color, rng.choice(list(COLORS))])
-        claim = rng.choice(
-            [
-                Claim("existence", count=rng.randint(1, len(NUMBERS))),
-                Claim("existence", (Mention(shape),)),
-                Claim("existence", (Mention(shape, color),)),
-                Claim("attribute", (Mention(first.shape, color),)),
-                Claim(
-                    "relation",
-                    tuple(Mention(one.shape, one.color) for one in (first, second)),
-                    rng.choice([*RELATIONS]),
-                ),
-            ]
-        )
-        if claim.type == "relation" and first == second:
-            continue
-        text = said(claim)
+        first, second = rng.sample([thing.kind for thing in scene.things], 2)
+        text = said(form(first, second, rng))
         yield text, all(one.true for one in judged(text, scene))
+
+
+def _number(first: Kind, second: Kind, rng: random.Random) -> Claim:
+    return Claim("existence", count=rng.randint(1, len(NUMBERS)))
+
+
+def _shape(first: Kind, second: Kind, rng: random.Random) -> Claim:
+    return Claim("existence", (Mention(rng.choice(SHAPES)),))
+
+
+def _thing(first: Kind, second: Kind, rng: random.Random) -> Claim:
+    return Claim("existence", (Mention(rng.choice([first.shape, *SHAPES]), rng.choice([first.color, *COLORS])),))
+
+
+def _color(first: Kind, second: Kind, rng: random.Random) -> Claim:
+    return Claim("attribute", (Mention(first.shape, rng.choice([*COLORS])),))
+
+
+def _relation(first: Kind, second: Kind, rng: random.Random) -> Claim:
+    things = tuple(Mention(kind.shape, kind.color) for kind in (first, second))
+    return Claim("relation", things, rng.choice([*RELATIONS]))
+
+
+_FORMS: Sequence[Form] = (_number, _shape, _thing, _color, _relation)
 
 
 def _answer(true: bool) -> str:
