@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import compose
+from mmalign.choices import Choice, Picker
 from mmalign.collected import Collection, is_collection
-from mmalign.compose import Choice, Chosen, Picker, complete_sampling, process_of
+from mmalign.compose import Chosen, complete_sampling, process_of
 from mmalign.document import Source, read_source
 from mmalign.errors import UserError
 from mmalign.faults import Fault, validated

@@ -10,35 +10,20 @@ from typing import Any
 
 import torch
 
-from mmalign import options
+from mmalign import guidance, options
+from mmalign.choices import Choice, Picker
 from mmalign.config import Config, Part, Rollouts
 from mmalign.document import Document
 from mmalign.errors import UserError
 from mmalign.faults import Fault
+from mmalign.guidance import Lead
 from mmalign.metrics import CheckedMetric
 from mmalign.parts import Judge, Metric, Parts, Source
-from mmalign.plugins import OFFERS, Offer, Plugins
+from mmalign.plugins import Plugins
 from mmalign.processes import process_class
 from mmalign.records import Prompt
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
-from mmalign.samplers.guided import Sampler, led
 from mmalign.specs import Objective
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One part of the config, found in the catalogue. options: complete, with defaults."""
-
-    key: str
-    offer: Offer
-    options: dict[str, Any]
-
-    def build(self) -> Any:
-        """Make it. A user's mistake gets the part's place in the config put before it."""
-        try:
-            return self.offer.spec.load()(**options.parsed(self.offer.spec, self.options))
-        except UserError as error:
-            raise UserError(f"{self.key} ({self.offer.spec.name}): {error}") from None
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     judge = pick("evaluation.judge", "judge", config.evaluation.judge) if config.evaluation.judge else None
     prompts = pick("evaluation.prompts", "dataset", config.evaluation.prompts) if config.evaluation.prompts else None
     held_out = pick("evaluation.data", "dataset", config.evaluation.data) if config.evaluation.data else None
-    guidance, leads = _leading(pick, config)
+    lead, leads = guidance.picked(pick, "evaluation.guidance", config.evaluation.guidance)
     process = process_of(plugins, config.model)
     sampling = complete_sampling(process, "sampling", config.sampling, faults)
     complete_sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
@@ -99,12 +84,12 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
         faults += _misfits(config, model, data, objective, rewards, process)
         faults += _rollout_faults(config, objective)
         faults += _unmeasurable(config, model, objective, held_out, process)
-        faults += misled(guidance, leads, model, process) if guidance and None not in leads else []
+        faults += guidance.misled(lead, leads, model, process) if lead and None not in leads else []
     if judge or config.evaluation.judge is None:
         faults += _unjudged([choice for choice in metrics if choice], judge)
     if faults:
         raise document.refusal(faults)
-    measures = (prompts, held_out, metrics, judge, guidance, leads)
+    measures = (prompts, held_out, metrics, judge, lead, leads)
     chosen = Chosen(document, plugins, model, data, objective, rewards, judges, *measures, process, sampling)
     plugins.hook.mmalign_configure(config=config, catalogue=plugins.catalogue)
     return chosen
@@ -118,7 +103,7 @@ def build(chosen: Chosen, device: torch.device | str = "cpu") -> Parts:
     prompts = evaluation_prompts(chosen)
     rewards = _rewards(chosen, device)
     judges = build_judges(chosen, device)
-    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device), build_sampler(chosen, device))
+    measures = (prompts, build_held_out(chosen), build_metrics(chosen, device), build_guidance(chosen, device))
     return Parts(build_policy(chosen, device), build_objective(chosen), data, rewards, judges, *measures)
 
 
@@ -157,25 +142,6 @@ def result(chosen: Chosen) -> dict[str, Any]:
     """What it takes to load the model that a run saved: its part of the resolved document."""
     plain = resolved(chosen)
     return {key: plain[key] for key in ("plugins", "model", "sampling")}
-
-
-class Picker:
-    """Finds parts and checks their options; what is wrong goes to `faults` and None comes back."""
-
-    def __init__(self, plugins: Plugins, faults: list[Fault]):
-        self.plugins = plugins
-        self.faults = faults
-
-    def __call__(self, key: str, kind: str, part: Part) -> Any:
-        assert kind in OFFERS
-        try:
-            offer = self.plugins.catalogue.find(kind, part.type)
-            wrong = options.check(offer.spec, part.options)
-        except UserError as error:
-            self.faults.append((key, str(error)))
-            return None
-        self.faults += [(f"{key}.{path}", message) for path, message in wrong]
-        return Choice(key, offer, options.complete(offer.spec, part.options)) if not wrong else None
 
 
 def process_of(plugins: Plugins, model: Part) -> Any:
@@ -283,26 +249,6 @@ def _unjudged(metrics: Sequence[Choice], judge: Choice | None) -> Iterator[Fault
             yield choice.key, f"'{name}' asks for {_list(missing)}, which judge '{judge.offer.spec.name}' does not give"
 
 
-def misled(guidance: Choice, rewards: Sequence[Choice], model: Choice, process: Any) -> Iterator[Fault]:
-    """What a guidance needs and the model or its rewards do not offer."""
-    spec = guidance.offer.spec
-    if missing := spec.needs - process.offers:
-        told = f"'{spec.name}' needs {', '.join(sorted(missing))}"
-        yield guidance.key, f"{told}, which model '{model.offer.spec.name}' does not offer"
-    for choice in rewards if spec.reward == "differentiable" else ():
-        if not choice.offer.spec.differentiable:
-            yield choice.key, f"'{spec.name}' needs a reward that is differentiable: see `mmalign list`"
-
-
-def _leading(pick: "Picker", config: Config) -> tuple[Any, list[Any]]:
-    """What leads the evaluation's samples, and its rewards; None for what cannot be picked."""
-    part = config.evaluation.guidance
-    leads = [
-        pick(f"evaluation.guidance.rewards.{i}", "reward", one) for i, one in enumerate(part.rewards if part else [])
-    ]
-    return pick("evaluation.guidance", "guidance", part) if part else None, leads
-
-
 def makes_samples(process: Any) -> bool:
     """Whether models of a process answer prompts."""
     return hasattr(process, "sample")
@@ -333,7 +279,7 @@ def _rewards(chosen: Chosen, device: torch.device | str) -> WeightedReward | Non
     if not chosen.rewards:
         return None
     parts = chosen.config.rewards
-    checked = [CheckedReward(p.label, _on(c.build(), device)) for p, c in zip(parts, chosen.rewards, strict=True)]
+    checked = [CheckedReward(p.label, c.build(device)) for p, c in zip(parts, chosen.rewards, strict=True)]
     weights, normalize, gates = zip(*((part.weight, part.normalize, part.gate) for part in parts), strict=True)
     return WeightedReward(checked, weights, normalize, gates)
 
@@ -345,28 +291,24 @@ def build_judges(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str
     judges = {}
     for part, choice in zip(chosen.config.evaluation.rewards, chosen.judges, strict=True):
         role = part.role or ("trained" if part.label in trained else "held-out")
-        judges[part.label] = Judge(role, CheckedReward(part.label, _on(choice.build(), device)))
+        judges[part.label] = Judge(role, CheckedReward(part.label, choice.build(device)))
     return judges
 
 
-def build_sampler(chosen: Chosen, device: torch.device | str = "cpu") -> Sampler | None:
-    """How the evaluation's samples are drawn under its guidance; None without one."""
+def build_guidance(chosen: Chosen, device: torch.device | str = "cpu") -> Lead | None:
+    """What leads the evaluation's samples; None when the config names nothing."""
     part = chosen.config.evaluation.guidance
-    if part is None or chosen.guidance is None:
-        return None
-    pairs = zip(part.rewards, chosen.leads, strict=True)
-    checked = [CheckedReward(one.label, _on(choice.build(), device)) for one, choice in pairs]
-    return led(chosen.guidance.build(), WeightedReward(checked, [one.weight for one in part.rewards]).measured)
+    return guidance.built(chosen.guidance, part.rewards, chosen.leads, device) if chosen.guidance and part else None
 
 
 def build_metrics(chosen: Chosen, device: torch.device | str = "cpu") -> dict[str, Metric]:
     """What is counted over the evaluation's samples, by name."""
     asks = any(choice.offer.spec.judge for choice in chosen.metrics)
-    judge = _on(chosen.judge.build(), device) if chosen.judge and asks else None
+    judge = chosen.judge.build(device) if chosen.judge and asks else None
     metrics: dict[str, Metric] = {}
     for part, choice in zip(chosen.config.evaluation.metrics, chosen.metrics, strict=True):
         asked = judge if choice.offer.spec.judge else None
-        metrics[part.label] = CheckedMetric(part.label, _on(choice.build(), device), asked)
+        metrics[part.label] = CheckedMetric(part.label, choice.build(device), asked)
     return metrics
 
 
@@ -374,10 +316,6 @@ def build_objective(chosen: Chosen) -> Objective:
     """Its two functions with their options filled in."""
     spec = chosen.objective.offer.spec
     return options.bind_objective(spec, chosen.objective.options)
-
-
-def _on(reward: Any, device: torch.device | str) -> Any:
-    return reward.to(device) if hasattr(reward, "to") else reward
 
 
 def _at(plain: Any, key: str) -> Any:

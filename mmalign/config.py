@@ -110,8 +110,8 @@ class LeadingPart(NamedPart):
 class GuidancePart(Part):
     """What leads samples without training anything, such as the best of several."""
 
-    rewards: list[LeadingPart] = Field(min_length=1)
-    """What it follows: their weighted sum."""
+    rewards: list[LeadingPart] = []
+    """What it follows: their weighted sum. None where it follows a reward of its own."""
 
 
 class DataPart(Part):

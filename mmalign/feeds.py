@@ -228,7 +228,7 @@ class Rollouts:
         self._passes, self._order = state["passes"], state["order"]
         self._rollout = None
         if (kept := state["rollout"]) is not None:
-            samples = Samples(self._repeated(), kept["made"], kept["seeds"])
+            samples = Samples(self._repeated(), kept["made"], kept["seeds"], kept.get("frame_rate"))
             self._rollout = Rollout(samples, LogProbs(kept["log_probs"], kept["mask"]), kept["units"])
 
     def _shuffled(self) -> list[int]:
@@ -305,6 +305,7 @@ def _plain(rollout: Rollout) -> dict[str, Any]:
     return {
         "made": made,
         "seeds": list(samples.seeds),
+        "frame_rate": samples.frame_rate,
         "units": list(rollout.units),
         "log_probs": log_probs.values,
         "mask": log_probs.mask,

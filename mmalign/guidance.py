@@ -1,59 +1,136 @@
-"""Sampling that rewards lead, as the command line asks for it: which guidance, which rewards, and how much of each."""
+"""Sampling that rewards lead, as `evaluation.guidance` or the command line asks for it: which guidance, what it follows, and how
+much of each.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mmalign import options
-from mmalign.compose import Choice, Chosen, misled
-from mmalign.config import Part
+import torch
+
+from mmalign.choices import Choice, Picker
+from mmalign.config import GuidancePart, LeadingPart
 from mmalign.document import value
 from mmalign.errors import UserError
-from mmalign.faults import validated
+from mmalign.faults import Fault, validated
+from mmalign.records import Prompt, Samples
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
-from mmalign.samplers.guided import Sampler, led, plain
+from mmalign.samplers.guided import Reward
+
+if TYPE_CHECKING:
+    from mmalign.compose import Chosen
 
 
-def sampler(chosen: Chosen, guidance: str | None, weights: Sequence[str]) -> Sampler:
+@dataclass(frozen=True)
+class Lead:
+    """Draws samples that are led.
+
+    guidance: what leads, as its spec builds it; None where nothing does. reward: what it follows, or None for one of its own.
+    """
+
+    guidance: Callable[..., Samples] | None = None
+    reward: Reward | None = None
+
+    def __call__(self, policy: Any, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
+        """One sample a prompt."""
+        if self.guidance is None:
+            samples: Samples = policy.sample(prompts, seeds)
+            return samples
+        return self.guidance(policy, self.reward, prompts, seeds)
+
+    def warnings(self) -> Sequence[str]:
+        """What went wrong since this was asked last, in sentences."""
+        told: Callable[[], Sequence[str]] | None = getattr(self.guidance, "warnings", None)
+        return told() if told else ()
+
+
+def sampler(chosen: "Chosen", guidance: str | None, weights: Sequence[str]) -> Lead:
     """How samples are drawn. Raises UserError where the model or a reward is not what the guidance needs.
 
-    guidance: a name, or `{type: name, option: value}`; None is none. weights: `reward=number`, where a reward is one of the
-    config's, or any other by its name in the catalogue; without any, the config's `rewards` with their own weights. One of
-    weight 0 is left out, and when none is left samples are plain, bit by bit.
+    guidance: a name, or `{type: name, option: value}`; None is none. That of `evaluation.guidance` has the options that it
+        has there. weights: `reward=number`, where a reward is one of the config's, or any other by its name in the catalogue,
+        or a dimension of the guidance's own reward; without any, those of `evaluation.guidance`, or else the config's
+        `rewards`. One of weight 0 is left out, and when none is left samples are plain, bit by bit.
     """
     if guidance is None:
         if weights:
             raise UserError(
                 "--weight: there is nothing to weigh without --guidance: name one of `mmalign list guidance`"
             )
-        return plain
-    choice = _choice(chosen, guidance)
-    asked = {name: weight for name, weight in _weights(chosen, weights).items() if weight != 0}
-    rewards = {name: _reward(chosen, name) for name in asked}
-    if faults := list(misled(choice, list(rewards.values()), chosen.model, chosen.process)):
+        return Lead()
+    faults: list[Fault] = []
+    part = _weighed(chosen, _named(chosen, guidance), dict(map(_weight, weights)))
+    lead, rewards = picked(Picker(chosen.plugins, faults), "--guidance", part)
+    if not faults:
+        faults += misled(lead, rewards, chosen.model, chosen.process)
+    if faults:
         raise UserError("\n".join(f"{key}: {message}" for key, message in faults))
+    return built(lead, part.rewards, rewards)
+
+
+def picked(pick: Picker, key: str, part: GuidancePart | None) -> tuple[Any, list[Any]]:
+    """A guidance and the rewards that it follows; None for what cannot be picked."""
+    if part is None:
+        return None, []
+    rewards = [pick(f"{key}.rewards.{i}", "reward", one) for i, one in enumerate(part.rewards)]
+    return pick(key, "guidance", part), rewards
+
+
+def misled(guidance: Choice, rewards: Sequence[Choice], model: Choice, process: Any) -> Iterator[Fault]:
+    """What a guidance needs and the model or its rewards do not offer."""
+    spec = guidance.offer.spec
+    if missing := spec.needs - process.offers:
+        told = f"'{spec.name}' needs {', '.join(sorted(missing))}"
+        yield guidance.key, f"{told}, which model '{model.offer.spec.name}' does not offer"
+    if spec.reward == "own":
+        for choice in rewards:
+            yield choice.key, f"'{spec.name}' follows a reward of its own: leave `rewards` out"
+    elif not rewards:
+        told = "name `rewards` that it follows, or weights on the command line, as in --weight clip-score=1"
+        yield guidance.key, f"'{spec.name}' has no `rewards` to be led by: {told}"
+    for choice in rewards if spec.reward == "differentiable" else ():
+        if not choice.offer.spec.differentiable:
+            yield choice.key, f"'{spec.name}' needs a reward that is differentiable: see `mmalign list`"
+
+
+def built(
+    guidance: Choice, parts: Sequence[LeadingPart], rewards: Sequence[Choice], device: torch.device | str = "cpu"
+) -> Lead:
+    """What leads. parts: how much each of `rewards` counts."""
+    asked = [(part, choice) for part, choice in zip(parts, rewards, strict=True) if part.weight != 0]
+    if parts and not asked:
+        return Lead()
+    lead = guidance.build(device)
     if not asked:
-        return plain
-    checked = [CheckedReward(name, reward.build()) for name, reward in rewards.items()]
-    return led(choice.build(), WeightedReward(checked, list(asked.values())).measured)
+        return Lead(lead)
+    checked = [CheckedReward(part.label, choice.build(device)) for part, choice in asked]
+    return Lead(lead, WeightedReward(checked, [part.weight for part, _ in asked]).measured)
 
 
-def _choice(chosen: Chosen, guidance: str) -> Choice:
-    given = value(guidance)
-    part, faults = validated(Part, {"type": given} if isinstance(given, str) else given)
+# ---- the command line
+
+
+def _named(chosen: "Chosen", guidance: str) -> GuidancePart:
+    """What the command line names, laid over the config's own where it is of the same type."""
+    given, own = value(guidance), chosen.config.evaluation.guidance
+    named = {"type": given} if isinstance(given, str) else given
+    if own is not None and isinstance(named, Mapping) and named.get("type") == own.type:
+        named = {**own.model_dump(), **named}
+    part, faults = validated(GuidancePart, named)
     if part is None:
         raise UserError("\n".join(f"--guidance: {key}: {message}" for key, message in faults))
-    offer = chosen.plugins.catalogue.find("guidance", part.type)
-    return Choice("--guidance", offer, options.complete(offer.spec, part.options))
+    return part
 
 
-def _weights(chosen: Chosen, given: Sequence[str]) -> dict[str, float]:
-    """By reward. Raises UserError where there is none."""
-    if not given and not chosen.config.rewards:
-        raise UserError(
-            "--guidance: the config has no `rewards` to be led by: name one, for example --weight clip-score=1"
-        )
-    own = {part.label: part.weight for part in chosen.config.rewards}
-    return dict(_weight(one) for one in given) if given else own
+def _weighed(chosen: "Chosen", part: GuidancePart, weights: Mapping[str, float]) -> GuidancePart:
+    """With the rewards that the command line weighs, or, where it weighs none, with the config's if it has none itself."""
+    if chosen.plugins.catalogue.find("guidance", part.type).spec.reward == "own":
+        return part.model_copy(update={"weights": dict(weights)}) if weights else part
+    if not weights and part.rewards:
+        return part
+    asked = weights or {one.label: one.weight for one in chosen.config.rewards}
+    return part.model_copy(update={"rewards": [_leading(chosen, name, weight) for name, weight in asked.items()]})
 
 
 def _weight(given: str) -> tuple[str, float]:
@@ -64,16 +141,10 @@ def _weight(given: str) -> tuple[str, float]:
     return name, float(number)
 
 
-def _reward(chosen: Chosen, name: str) -> Choice:
-    """The reward that the config calls so, or else the one of that name with its defaults."""
-    known = dict(_named(chosen))
-    if name in known:
-        return known[name]
-    offer = chosen.plugins.catalogue.find("reward", name)
-    return Choice(f"--weight {name}", offer, options.complete(offer.spec, {}))
-
-
-def _named(chosen: Chosen) -> Iterator[tuple[str, Choice]]:
-    """The config's rewards by name; those that train are asked first."""
-    yield from zip((part.label for part in chosen.config.evaluation.rewards), chosen.judges, strict=True)
-    yield from zip((part.label for part in chosen.config.rewards), chosen.rewards, strict=True)
+def _leading(chosen: "Chosen", name: str, weight: float) -> LeadingPart:
+    """The reward that the config calls so, those that train before those that evaluate, or else the one of that type."""
+    config = chosen.config
+    own = config.evaluation.guidance.rewards if config.evaluation.guidance else []
+    known = {part.label: part for part in (*config.evaluation.rewards, *own, *config.rewards)}
+    given = {**known[name].options, "type": known[name].type} if name in known else {"type": name}
+    return LeadingPart(**{**given, "name": name, "weight": weight})

@@ -130,7 +130,7 @@ class Parts:
     reward: the weighted sum of the config's `rewards`, or None without any.
     data: a sequence of rows.
     metrics: what is counted over the evaluation's samples, by name.
-    guided: how the evaluation's samples are drawn under its guidance (`mmalign.samplers.guided.Sampler`), if it has one.
+    guidance: what leads the evaluation's samples after training (`mmalign.guidance.Lead`), if anything does.
     held_out: rows that are not trained on, of which the objective's loss and metrics are taken.
     """
 
@@ -142,4 +142,4 @@ class Parts:
     evaluation_prompts: Sequence[Prompt] = ()
     held_out: Source | None = None
     metrics: Mapping[str, Metric] | None = None
-    guided: Any = None
+    guidance: Any = None

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import collecting, feeds, judging, loop, run
+from mmalign.choices import Choice
 from mmalign.collection import ChosenCollection
-from mmalign.compose import Choice, Chosen
+from mmalign.compose import Chosen
 from mmalign.data import collect
 
 

@@ -131,13 +131,16 @@ class GuidanceSpec(Spec):
     """A way to draw samples that rewards lead, without training. `build(**options)` returns a callable
     `(policy, reward, prompts, seeds) -> Samples`, one sample a prompt, where `reward` gives `Scores` for `Samples`.
 
+    It may have `to(device)`, and `warnings()`: sentences about what went wrong since it was asked last.
+
     needs: capabilities that the model must offer, for example {"guided"}.
-    reward: what it asks of the rewards: "any" or "differentiable".
+    reward: what it asks of the rewards: "any" or "differentiable"; "own" where it brings one itself. Then it is called with
+        None for `reward`, and takes an option `weights`: how much each dimension of its own counts, by name.
     """
 
     kind: ClassVar[str] = "guidance"
     needs: frozenset[str] = field(default=frozenset(), kw_only=True)
-    reward: Literal["any", "differentiable"] = field(default="any", kw_only=True)
+    reward: Literal["any", "differentiable", "own"] = field(default="any", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What the command line does with a finished run, a config or a folder of samples: sample, score, evaluate."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ from mmalign import checkpoint, plugins
 from mmalign.builtin.evaluation import evaluate as evaluate_policy
 from mmalign.builtin.held_out import measure
 from mmalign.builtin.statistics import estimates, summary
+from mmalign.choices import Choice
 from mmalign.compose import (
-    Choice,
     Chosen,
+    build_guidance,
     build_held_out,
     build_judges,
     build_metrics,
     build_objective,
     build_policy,
-    build_sampler,
     choose,
     evaluation_prompts,
     makes_samples,
@@ -27,7 +28,7 @@ from mmalign.config import load
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
-from mmalign.guidance import sampler
+from mmalign.guidance import Lead, sampler
 from mmalign.options import complete
 from mmalign.parts import Parts
 from mmalign.records import Samples, batched
@@ -101,6 +102,7 @@ def sample(
         folder = out if len(everything) <= evaluation.batch_size else out / f"{start:05d}"
         folder.mkdir(exist_ok=True)
         files += opened.chosen.plugins.hook.mmalign_write_samples(samples=samples, folder=folder)
+    _warn(draw)
     with open(out / "samples.jsonl", "w", encoding="utf-8") as manifest:
         for prompt, seed, file in zip(everything, drawn, files, strict=True):
             row = {"prompt": prompt.text, "seed": seed, "sample": str(file.relative_to(out))}
@@ -141,7 +143,7 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "nothing to evaluate: the config names no evaluation.prompts, or no evaluation.rewards and evaluation.metrics, "
             "and no evaluation.data"
         )
-    draw = build_sampler(opened.chosen)
+    draw = build_guidance(opened.chosen)
     evaluation, policy = opened.chosen.config.evaluation, policy_of(opened)
     results: dict[str, Any] = {}
     if judges or metrics:
@@ -149,6 +151,8 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with policy.sampled(opened.chosen.evaluation_sampling):
             how: dict[str, Any] = {"metrics": metrics, "draw": draw}
             found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, **how)
+        if draw is not None:
+            _warn(draw)
         results = {name: {"role": judges[name].role, **summary(scores)} for name, scores in found.scores.items()}
         numbers = {name: estimates(metrics[name].numbers, counts) for name, counts in found.counts.items()}
         results |= {"metrics": numbers} if numbers else {}
@@ -156,6 +160,12 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return results
     parts = Parts(policy, build_objective(opened.chosen), held_out, held_out=held_out)
     return {**results, "held_out": measure(parts, evaluation.batch_size, evaluation.seed)}
+
+
+def _warn(led: Lead) -> None:
+    """Say what went wrong while samples were led, beside what is printed for machines."""
+    for sentence in led.warnings():
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:

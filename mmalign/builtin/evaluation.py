@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.builtin.comparison import Comparison
 from mmalign.builtin.files import read_rows, step_name, to_json, write, write_rows
-from mmalign.console import track
+from mmalign.console import track, warn
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from mmalign.guidance import Lead
     from mmalign.parts import Counts, Judge, Metric, Policy
     from mmalign.records import Prompt, Samples
     from mmalign.run import Run
-    from mmalign.samplers.guided import Sampler
 
 Rows = list[dict[str, Any]]
 
@@ -54,7 +54,7 @@ def evaluate(
     batch_size: int,
     *,
     metrics: "Mapping[str, Metric] | None" = None,
-    draw: "Sampler | None" = None,
+    draw: "Lead | None" = None,
     keep: int = 0,
     show: Callable[[Sequence[int]], Iterator[int]] = iter,
 ) -> Outcome:
@@ -65,8 +65,8 @@ def evaluate(
     """
     import torch  # here, so that listing plugins does not wait for it
 
+    from mmalign.guidance import Lead
     from mmalign.records import Samples
-    from mmalign.samplers.guided import plain
 
     scores: dict[str, list[float]] = {name: [] for name in judges}
     counts: dict[str, list[Counts | None]] = {name: [] for name in metrics or ()}
@@ -74,7 +74,7 @@ def evaluate(
     with torch.no_grad():
         for start in show(range(0, len(prompts), batch_size)):
             batch = slice(start, start + batch_size)
-            samples = (draw or plain)(policy, prompts[batch], seeds[batch])
+            samples = (draw or Lead())(policy, prompts[batch], seeds[batch])
             for name, judge in judges.items():
                 scores[name] += judge.reward(samples).values.tolist()
             for name, metric in (metrics or {}).items():
@@ -105,7 +105,7 @@ def mmalign_step_end(run: "Run", step: int) -> None:
 @hookimpl(tryfirst=True)
 def mmalign_run_end(run: "Run", error: BaseException | None) -> None:
     """After training, wherever it stopped. By then the last checkpoint is written: a crash in here costs no step."""
-    changed = run.step > 0 or run.parts.guided is not None
+    changed = run.step > 0 or run.parts.guidance is not None
     if error is None and run.parts.evaluation_prompts and changed and not _due(run, run.step):
         _evaluate(run, run.step)
 
@@ -145,7 +145,7 @@ def _measure(run: "Run", name: str, before: bool) -> None:
     own = share(len(run.parts.evaluation_prompts), engine.rank, engine.world, run.config.evaluation.grid)
     # Before training the answer is that of the untouched model, also for a run that is resumed later than that.
     with _untouched(run) if before else nullcontext(), run.parts.policy.sampled(run.chosen.evaluation_sampling):
-        rows = _measured(run, own, name, None if before else run.parts.guided)
+        rows = _measured(run, own, name, None if before else run.parts.guidance)
     write_rows(_part(file, engine.rank), rows)
     engine.wait()
     if run.is_main:
@@ -156,7 +156,7 @@ def _measure(run: "Run", name: str, before: bool) -> None:
     engine.wait()
 
 
-def _measured(run: "Run", own: slice, name: str, draw: "Sampler | None") -> Rows:
+def _measured(run: "Run", own: slice, name: str, draw: "Lead | None") -> Rows:
     """Sample and score the prompts of `own`; the main process also writes the first samples as files."""
     config = run.config.evaluation
     prompts = run.parts.evaluation_prompts[own]
@@ -169,6 +169,8 @@ def _measured(run: "Run", own: slice, name: str, draw: "Sampler | None") -> Rows
     keep = config.grid if run.is_main else 0
     how: dict[str, Any] = {"metrics": metrics, "draw": draw, "keep": keep, "show": show}
     outcome = evaluate(run.parts.policy, prompts, judges, seeds, config.batch_size, **how)
+    for sentence in draw.warnings() if draw else ():
+        warn(run, f"evaluation.guidance: {sentence}")
     rows = [_row(prompt, seed, outcome, i) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
     if outcome.shown is not None:
         _write_samples(run, outcome.shown, rows, name)

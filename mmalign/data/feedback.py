@@ -12,11 +12,13 @@ at once, before any picture is read.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.presets import Preset
+from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import medium, table
 from mmalign.data.texts import TextPairs, TextSamples, text_pair
 from mmalign.errors import UserError
@@ -32,14 +34,20 @@ class Preferences:
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub, with the columns prompt, chosen, rejected; or
     prompt, first, second and preference or preferences. Media are relative to the file.
+    preset: another layout: "videoalign" (path_A, path_B and votes in VQ, MQ and TA), "pick-a-pic" or "hpdv2".
     split: which split, for a data set on the hub.
     """
 
-    def __init__(self, path: str, split: str = "train"):
+    def __init__(self, path: str, preset: str = "mmalign", split: str = "train"):
         self._table = table(path, split)
         self._folder = Path(path).parent
-        self._judged = _checked(path, self._table, _JUDGED, judgement)
-        self._sides = _sides(path, self._table)
+        self._preset = None if preset == "mmalign" else preset_of(preset)
+        if self._preset is None:
+            self._judged = _checked(path, self._table, _JUDGED, judgement)
+            first, second = _sides(path, self._table)
+            self._both: Callable[[Row], tuple[Any, Any]] = lambda row: (row[first], row[second])
+        else:
+            self._judged, self._both = _labelled(path, self._table, preset, self._preset)
         _some_decided(path, self._judged)
 
     def __len__(self) -> int:
@@ -47,10 +55,11 @@ class Preferences:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
-        first, second = (medium(row[side], self._folder) for side in self._sides)
+        first, second = (medium(side, self._folder) for side in self._both(row))
         judged = self._judged[index]
         _check_sides(first, second, judged, index)
-        return {"prompt": Prompt(row["prompt"]), "first": first, "second": second, **judged}
+        asked = row["prompt" if self._preset is None else self._preset.prompt]
+        return {"prompt": Prompt(asked), "first": first, "second": second, **judged}
 
 
 class TextPreferences(TextPairs):
@@ -221,6 +230,23 @@ def _checked(path: str, rows: Any, columns: Iterable[str], read: Any) -> list[An
         except UserError as error:
             raise UserError(f"{path}: row {number}: {error}") from None
     return found
+
+
+def _labelled(path: str, rows: Any, name: str, preset: Preset) -> tuple[list[Any], Callable[[Row], tuple[Any, Any]]]:
+    """The judgements of rows in a known layout, of which labels alone are read, and how to tell its sides."""
+    if preset.sides is None or preset.texts or not preset.labels:
+        raise UserError(f"preset '{name}' is no layout of pictures or videos with labels of preference")
+    known = list(rows[0]) if len(rows) else preset.columns
+    if missing := [column for column in preset.columns if column not in known]:
+        raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(known)}. Is preset right?")
+
+    def read(row: Mapping[str, Any]) -> dict[str, Any]:
+        for column, allowed in preset.labels.items():
+            if row[column] not in allowed:
+                raise UserError(f"column {column}: label out of range: {row[column]!r}")
+        return judgement({"preferences": preset.said(row)})
+
+    return _checked(path, rows, preset.labels, read), preset.sides
 
 
 def _sides(path: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

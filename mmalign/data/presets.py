@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmalign.errors import UserError, nearest
+from mmalign.records import EVERY
 
 Record = Mapping[str, Any]
 
@@ -20,6 +21,8 @@ class Preset:
     words, media: columns that hold texts, and pictures or videos (one, or a list of them). labels: columns with the values
     that they may have. sides: the two things that a row compares, or None where rows are no pairs. winner: above 0 when the
     first side is better, below 0 when the second is, 0 for a tie; it reads columns of `labels` and of `kept` alone.
+    votes: by dimension which of the sides is better, in the words of `mmalign.data.feedback`, None where nobody says; without it
+    the winner is better in all.
     prompt: the column that is asked. kept: columns that go along when they are there. unfold: makes the columns of a row.
     texts: the sides are words, and `media` is what the prompt shows.
     """
@@ -29,6 +32,7 @@ class Preset:
     labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     sides: Callable[[Record], tuple[Any, Any]] | None = None
     winner: Callable[[Record], float] = lambda row: 1
+    votes: Callable[[Record], Mapping[str, Any]] | None = None
     prompt: str = "prompt"
     kept: Sequence[str] = ()
     unfold: Callable[[Record], Record] = dict
@@ -38,6 +42,11 @@ class Preset:
     def columns(self) -> list[str]:
         """What a row must hold."""
         return list(dict.fromkeys([*self.words, *self.media, *self.labels]))
+
+    def said(self, row: Record) -> Mapping[str, Any]:
+        """By dimension which of the sides, as they are written down, is better. Reads what `winner` reads."""
+        winner = self.winner(row)
+        return self.votes(row) if self.votes else {EVERY: (winner > 0) - (winner < 0)}
 
     def pair(self, row: Record) -> dict[str, Any]:
         """An unfolded row as prompt, chosen and rejected. Ask `winner` first whether there is a preference."""
@@ -76,16 +85,23 @@ def _unfolded(row: Record) -> Record:
     return {**rest, **shown, **(inner if isinstance(inner, Mapping) else {})}
 
 
-_VOTES = {"A": 1, "B": -1, "same": 0}
+_VOTES = {"A": 1, "B": -1, "same": 0, "tie": 0, "invalid": 0, None: 0}
 _DIMENSIONS = ("VQ", "MQ", "TA")
 
 
 def _named_dimensions(row: Record) -> Record:
     """Per dimension, which of the sides as they are written down is better."""
-    votes = {name: _VOTES.get(row.get(name, ""), 0) for name in _DIMENSIONS}
+    said = _votes(row)
+    votes = {name: _VOTES.get(vote, 0) for name, vote in said.items()}
     sign = 1 if sum(votes.values()) > 0 else -1
     words = {1: "chosen", -1: "rejected", 0: "tie"}
-    return {**row, "preferences": {name: words[sign * vote] for name, vote in votes.items()}}
+    told = {name: None if said[name] is None else words[sign * vote] for name, vote in votes.items()}
+    return {**row, "preferences": told}
+
+
+def _votes(row: Record) -> dict[str, Any]:
+    """By dimension A, B or a tie; None where nobody could say."""
+    return {name: None if row.get(name) == "invalid" else row.get(name) for name in _DIMENSIONS}
 
 
 PRESETS = {
@@ -122,14 +138,15 @@ PRESETS = {
         unfold=_unfolded,
         texts=True,
     ),
-    # VideoAlign: A, B or same for visual quality, motion quality and text alignment. The side with more votes wins here;
-    # the votes themselves are kept as `preferences`.
+    # VideoAlign: A, B or same for visual quality, motion quality and text alignment, or invalid, or nothing. As pairs, the side
+    # with more votes wins; the votes themselves are kept as `preferences`.
     "videoalign": Preset(
         ("prompt",),
         ("path_A", "path_B"),
         dict.fromkeys(_DIMENSIONS, tuple(_VOTES)),
         lambda row: (row["path_A"], row["path_B"]),
         lambda row: sum(_VOTES[row[name]] for name in _DIMENSIONS),
+        _votes,
         kept=("preferences",),
         unfold=_named_dimensions,
     ),

@@ -29,7 +29,8 @@ def loss(scores: Tensor, ratings: Tensor, dimensions: Sequence[str]) -> Loss:
 
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     """Scores and ratings by head."""
-    scores = parts.policy.scores(parts.policy.encode(batch["prompt"], batch["sample"]))
+    encoded = parts.policy.encode(batch["prompt"], batch["sample"])
+    scores = parts.policy.scores(parts.policy.noised(encoded, rng))
     names = parts.policy.heads.names
     return {"scores": scores, "ratings": by_head(batch["ratings"], names, scores), "dimensions": names}
 

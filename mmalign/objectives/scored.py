@@ -15,16 +15,16 @@ from mmalign.records import Loss
 def pairs(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     """Scores of the first and of the second sample and the preferences, `[B, K]`, from one forward, and K dimensions."""
     names = parts.policy.heads.names
-    first, second = both(parts, batch)
+    first, second = both(parts, batch, rng)
     preferences = by_head(batch["preferences"], names, first)
     return {"first": first, "second": second, "preferences": preferences, "dimensions": names}
 
 
-def both(parts: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What every head gives the first and the second sample, `[B, K]` each, from one forward."""
+def both(parts: Parts, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What every head gives the first and the second sample, `[B, K]` each, from one forward and under the same noise."""
     policy = parts.policy
     encoded = policy.encode([*batch["prompt"], *batch["prompt"]], [*batch["first"], *batch["second"]])
-    first, second = policy.scores(encoded).chunk(2)
+    first, second = policy.scores(policy.noised(encoded, rng, copies=2)).chunk(2)
     return first, second
 
 

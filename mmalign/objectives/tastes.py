@@ -28,7 +28,7 @@ def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
         raise UserError(
             "objective: annotators prefer whole samples: rows need `preference`, not `preferences` by dimension"
         )
-    first, second = scored.both(parts, batch)
+    first, second = scored.both(parts, batch, rng)
     z, log_variance = parts.policy.tastes(batch["annotator"])
     preferences = by_head(batch["preferences"], (EVERY,), first)
     return {"first": first, "second": second, "z": z, "log_variance": log_variance, "preferences": preferences}

@@ -1,14 +1,14 @@
 """Denoising: models that turn noise into data step by step, by diffusion or by flow.
 
-A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood, samples, samples with
-gradient, and rollouts, whose units are the sampler's steps that draw noise. Latents `[B, ...]` are float32 or wider here;
-only the adapter knows the network's own precision.
+A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood (`SurrogatePolicy`), samples,
+samples with gradient, and rollouts, whose units are the sampler's steps that draw noise. Latents `[B, ...]` are float32 or wider
+here; only the adapter knows the network's own precision.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -16,57 +16,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmalign.errors import UserError
-from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Sde, Steps, Transition, sde, step
-from mmalign.processes.encodings import EncodingModel, Encodings
-from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Compared, Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
+from mmalign.processes.encodings import Encodings
+from mmalign.processes.policy import evaluating
+from mmalign.processes.surrogate import DenoisingModel, SurrogatePolicy
+from mmalign.records import LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
-from mmalign.samplers.guidance import Condition, Denoise, between, classifier_free
+from mmalign.samplers.guidance import Denoise, between, classifier_free
+from mmalign.samplers.guided import Slope, Tally
 from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
-
-
-class DenoisingModel(Adapter, EncodingModel, Protocol):
-    """What a plugin's adapter gives, its frozen half included."""
-
-    @property
-    def path(self) -> Path:
-        """How data and noise are mixed, and what `predict` predicts."""
-        ...
-
-    @property
-    def frame_rate(self) -> float | None:
-        """Frames a second of the videos that it makes; None where it makes pictures."""
-        ...
-
-    def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
-        """The network's output for latents `x` at the path's times `t` `[B]`, float32 or wider."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels as `pixels` gives them, differentiable where not clamped."""
-        ...
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Data as the network sees it: `latents` `[B, C, ..., H, W]` and the `condition` of their prompts.
-
-    weights: how much each place of the latents counts, `[B, H, W]`; None where all count alike.
-    """
-
-    latents: Tensor
-    condition: Condition
-    weights: Tensor | None = None
-
-    def mean_square(self, difference: Tensor) -> Tensor:
-        """`[B]`: the mean of squares of what has the shape of the latents, over the places that count."""
-        squares = (difference**2).flatten(1)
-        if self.weights is None:
-            return squares.mean(dim=1)
-        b, *middle, height, width = difference.shape
-        weights = self.weights.reshape(b, *(1 for _ in middle), height, width).expand_as(difference).flatten(1)
-        return (squares * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -93,7 +51,7 @@ class Sampling:
 _Sampling = Sampling
 
 
-class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
+class DenoisingPolicy(SurrogatePolicy):
     """A denoising model as objectives see it.
 
     Random numbers come from generators on the CPU, so that they are the same on every device.
@@ -153,21 +111,40 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     @torch.no_grad()
     def guided(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], reward: Callable[[Samples], Scores], weight: float
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        reward: Callable[[Samples], Scores],
+        weight: float,
+        tally: Tally | None = None,
     ) -> Samples:
         """As `sample`, but led by the gradient of a differentiable reward of what each step's estimate looks like.
 
-        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`.
+        weight: w of `mmalign.samplers.guided`; at 0 they are the very samples of `sample`. tally: counts gradients.
         """
-        if weight == 0:
-            return self.sample(prompts, seeds)
 
         def score(x0: Tensor) -> Tensor:
             return reward(self._decoded(prompts, x0, seeds)).values
 
-        path = self.model.path
-        slope = guided.of_clean(self._denoise(prompts), path, score)
-        return self._sampled(prompts, seeds, guided.guided(path, slope, weight))
+        slope = guided.of_clean(self._denoise(prompts), self.model.path, score)
+        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally()), weight)
+
+    @torch.no_grad()
+    def guided_noisy(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        reward: Callable[[Tensor, Tensor], Tensor],
+        weight: float,
+        tally: Tally | None = None,
+        max_norm: float | None = None,
+    ) -> Samples:
+        """As `guided`, by a reward of noisy latents `[B, ...]` and their times `[B]`: no gradient flows through the network.
+
+        max_norm: how long a sample's gradient may be.
+        """
+        slope = guided.of_noisy(self._denoise(prompts), reward)
+        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally(), max_norm), weight)
 
     def differentiate(self, prompts: Sequence[Prompt], plan: gradient.Plan, rng: torch.Generator) -> Samples:
         """Samples whose media carry gradient to the weights, as `plan` says.
@@ -264,46 +241,6 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         ]
         return Rollout(rollout.samples, log_probs, trajectories)
 
-    # ---- likelihood
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media | Masked], rng: torch.Generator) -> Encoded:
-        """Data as the network sees it, one sample a prompt. Under a mask only what it shows counts in a likelihood."""
-        shown = [one.media if isinstance(one, Masked) else one for one in media]
-        latents = self.encodings.posterior(shown).sample(rng)
-        return Encoded(latents, self._condition(prompts), self.encodings.weights(media))
-
-    def draw(self, encoded: Encoded, rng: torch.Generator, copies: int = 1) -> Draw:
-        """Times and noise for `encoded`, whose batch is `copies` batches one after the other that share them."""
-        n = len(encoded.latents) // copies
-        t = self.model.path.draw_times(n, rng)
-        noise = torch.randn((n, *encoded.latents.shape[1:]), generator=rng)
-        device = encoded.latents.device
-        return Draw(torch.cat([t] * copies).to(device), torch.cat([noise] * copies).to(device))
-
-    def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
-        """The surrogate log-likelihood at a draw, `[B, 1]`: -½ mean over dimensions of (output - target)²."""
-        return self._surrogate(encoded, draw, self._predict(encoded, draw))
-
-    def signal(self, draw: Draw) -> Tensor:
-        """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
-        return self.model.path.coefficients(draw.t)[0].float() ** 2
-
-    def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
-        """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
-        ours, reference = self._predictions(encoded, draw)
-        return encoded.mean_square(ours - reference)
-
-    def compared(self, encoded: Encoded, draw: Draw) -> Compared:
-        """Policy and reference at a draw, by one forward of each.
-
-        The surrogates are Gaussians of one width, so that KL(reference ‖ policy) is half the drift.
-        """
-        ours, reference = self._predictions(encoded, draw)
-        apart = encoded.mean_square(ours - reference)[:, None] / 2
-        log_probs = (self._surrogate(encoded, draw, output) for output in (ours, reference))
-        return Compared(*log_probs, LogProbs(apart, torch.ones_like(apart)))
-
     # ---- inside
 
     def _start(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Noise]:
@@ -330,6 +267,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
             latents = end(self._walk(denoise, *self._start(seeds)))
             return self._decoded(prompts, latents, seeds)
 
+    def _led(self, prompts: Sequence[Prompt], seeds: Sequence[int], slope: Slope, weight: float) -> Samples:
+        if weight == 0:
+            return self.sample(prompts, seeds)
+        return self._sampled(prompts, seeds, guided.guided(self.model.path, slope, weight))
+
     def _decoded(self, prompts: Sequence[Prompt], latents: Tensor, seeds: Sequence[int]) -> Samples:
         return Samples(prompts, self.model.decode(latents), seeds, self.model.frame_rate)
 
@@ -345,30 +287,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         """`[N + 1]`: the sampler's times."""
         return self.model.path.grid(self.sampling.steps).to(self.model.device)
 
-    def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
-        x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
-        return self.model.predict(x_t, draw.t, encoded.condition)
-
-    def _predictions(self, encoded: Encoded, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The policy's output with gradient, and the reference's without."""
-        with torch.no_grad(), self.reference():
-            reference = self._predict(encoded, draw)
-        return self._predict(encoded, draw), reference
-
-    def _surrogate(self, encoded: Encoded, draw: Draw, output: Tensor) -> LogProbs:
-        """-½ mean over dimensions of (output - target)², `[B, 1]`."""
-        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
-        values = -0.5 * encoded.mean_square(output - target)[:, None]
-        return LogProbs(values, torch.ones_like(values))
-
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
         empty = self.encodings.unconditional(len(prompts)) if scale != 1 else None
         unconditional = empty and {**empty, **self.encodings.shown(prompts)}
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)
-
-    def _condition(self, prompts: Sequence[Prompt]) -> Condition:
-        return {**self.encodings.condition([prompt.text for prompt in prompts]), **self.encodings.shown(prompts)}
 
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, under gradient checkpointing if the run wants it."""

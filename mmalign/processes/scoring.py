@@ -1,12 +1,13 @@
 """Scoring: models that judge samples, read off at places of a network's features.
 
 A plugin gives an adapter (`ScoringModel`) whose network makes features `[B, T, H]`; `ScoringPolicy` puts linear heads on them
-and makes values of whole samples, or classes of their segments. The heads train, travel and are saved with the adapter.
+and makes values of whole samples, or classes of their segments. The heads train, travel and are saved with the adapter, and
+with them what values they gave while they trained, so that values of several heads can be put on one scale.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ Ends = Sequence[Sequence[int]]
 """For each sample the ends of its segments, as counts of characters from the beginning of its text."""
 
 _WEIGHTS, _HEADS = "heads.safetensors", "heads.json"
+_DECAY = 0.99
+"""Of the moments of values, a batch: what was given about a hundred batches ago is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Encoded:
     """Samples as the network sees them.
 
     inputs: what the network is given, named. places: `[B, 1 + S]`, where in T to read: the whole sample, then each of its
-    segments; -1 where a sample has fewer.
+    segments; -1 where a sample has fewer. `[B, 1 + S, K]` where every head reads at a place of its own.
     """
 
     inputs: Mapping[str, Tensor]
@@ -93,8 +96,21 @@ class ScoringModel(Adapter, Protocol):
         ...
 
 
+class NoisedScoringModel(ScoringModel, Protocol):
+    """An adapter that learns to read samples through noise."""
+
+    def noised(self, encoded: Encoded, rng: torch.Generator, copies: int) -> Encoded:
+        """The samples under noise from `rng`; they are `copies` batches one after the other that share it."""
+        ...
+
+
 class HeadedNetwork(nn.Module):
-    """A network and its heads: what trains. `[B, P, K, C]`: at P places K heads with C classes, or C = 1 for values."""
+    """A network and its heads: what trains. `[B, P, K, C]`: at P places K heads with C classes, or C = 1 for values.
+
+    moments: `[3, K]`, decaying sums over the batches it trained on of 1, of the values' mean and of that of their squares.
+    """
+
+    moments: Tensor
 
     def __init__(self, backbone: nn.Module, width: int, heads: Heads):
         super().__init__()
@@ -103,6 +119,7 @@ class HeadedNetwork(nn.Module):
         self.linear = nn.Linear(width, self.shape[0] * self.shape[1])
         nn.init.normal_(self.linear.weight, std=(width + 1) ** -0.5)
         nn.init.zeros_(self.linear.bias)
+        self.register_buffer("moments", torch.zeros(3, self.shape[0]))
         if heads.annotators:
             self.tastes = nn.Parameter(torch.zeros(len(heads.annotators), 2, len(heads.names)))
 
@@ -111,14 +128,31 @@ class HeadedNetwork(nn.Module):
         """The weights that are not the backbone's, by name."""
         return {name: weight for name, weight in self.state_dict().items() if not name.startswith("backbone.")}
 
+    @property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, `[K]` each, of the values that were given last in training; 0 and 1 before any."""
+        count, first, second = self.moments
+        mean = first / count.clamp_min(1e-12)
+        deviation = (second / count.clamp_min(1e-12) - mean**2).clamp_min(0).sqrt()
+        return mean, torch.where(deviation > 0, deviation, 1)
+
     def forward(self, inputs: Mapping[str, Tensor], places: Tensor) -> Tensor:
         """Read every head at `places` `[B, P]`; what stands at -1 means nothing."""
         features: Tensor = self.backbone(**inputs)
-        rows = torch.arange(len(places), device=places.device)[:, None]
+        rows = torch.arange(len(places), device=places.device).reshape(-1, *[1] * (places.ndim - 1))
         # Half precision would round the small differences that a preference is.
         with torch.autocast(places.device.type, enabled=False):
             read: Tensor = self.linear(features[rows, places].to(self.linear.weight.dtype))
-        return read.view(*places.shape, *self.shape)
+        read = read.view(*places.shape, *self.shape)
+        if places.ndim == 3:  # each head's answer at its own place
+            read = read.diagonal(dim1=2, dim2=3).transpose(-1, -2)
+        if self.training and self.shape[1] == 1:
+            self._remember(read.detach()[:, 0, :, 0])
+        return read
+
+    def _remember(self, values: Tensor) -> None:
+        now = torch.stack([torch.ones_like(values[0]), values.mean(dim=0), values.square().mean(dim=0)])
+        self.moments.mul_(_DECAY).add_(now, alpha=1 - _DECAY)
 
 
 @dataclass(frozen=True)
@@ -172,6 +206,19 @@ class ScoringPolicy:
             )
         read: Tensor = self.network(encoded.inputs, encoded.places[:, :1])
         return read[:, 0, :, 0]
+
+    def noised(self, encoded: Encoded, rng: torch.Generator, copies: int = 1) -> Encoded:
+        """Samples as a model that reads them through noise is trained; of all other models they stay as they are.
+
+        copies: how many batches they are, one after the other, that share the noise: 2 for the two sides of pairs.
+        """
+        disturb: Callable[..., Encoded] | None = getattr(self.model, "noised", None)
+        return encoded if disturb is None else disturb(encoded, rng, copies)
+
+    def standardized(self, scores: Tensor) -> Tensor:
+        """Values `[B, K]` less their mean in training, divided by their deviation there."""
+        mean, deviation = self.headed.scale
+        return (scores - mean) / deviation
 
     def logits(self, encoded: Encoded) -> Tensor:
         """`[N, K, C]`: what each head makes of every segment, those of the first sample first."""

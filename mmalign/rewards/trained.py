@@ -7,22 +7,26 @@ import torch
 
 from mmalign import options, plugins
 from mmalign.document import read
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.locations import locate
 from mmalign.processes import process_class
 from mmalign.records import Samples, Scores
 
 
-class RewardModel:
-    """What a trained reward model gives a sample: the mean of its heads' values. `dimensions` holds each of them.
+class Scored:
+    """What a model that scores gives a sample: the mean of its heads' values, or one of them. `dimensions` holds each.
 
-    path: the `model` folder of a run, for example runs/judge/model. The weights it was trained from must still be there.
+    policy: the model in its process. head: the name of the one; None is the mean.
+    standardize: each head's values less their mean while the model trained, divided by their deviation.
     """
 
-    def __init__(self, path: str):
-        self.policy = load(path)
-        if self.policy.heads.classes:
-            raise UserError(f"{path}: its heads tell classes of segments, and give a whole sample no value")
+    def __init__(self, policy: Any, head: str | None = None, standardize: bool = False):
+        names = policy.heads.names
+        if policy.heads.classes:
+            raise UserError("its heads tell classes of segments, and give a whole sample no value")
+        if head is not None and head not in names:
+            raise UserError(f"it has no head '{head}'{nearest(head, names) or '; they are ' + ', '.join(names)}")
+        self.policy, self.head, self.standardize = policy, head, standardize
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights."""
@@ -31,13 +35,31 @@ class RewardModel:
 
     @torch.no_grad()
     def __call__(self, samples: Samples) -> Scores:
-        """`[B]` means and the values by head."""
+        """`[B]`, and the values by head."""
         names = self.policy.heads.names
         if len(samples) == 0:
             return Scores(torch.zeros(0), {name: torch.zeros(0) for name in names})
         with self.policy.judging():
-            scores = self.policy.scores(self.policy.encode(samples.prompts, list(samples.made)))
-        return Scores(scores.mean(dim=1), dict(zip(names, scores.unbind(dim=1), strict=True)))
+            scores = self.policy.scores(self.policy.encode(samples.prompts, self.media(samples)))
+        values = self.policy.standardized(scores) if self.standardize else scores
+        dimensions = dict(zip(names, values.unbind(dim=1), strict=True))
+        return Scores(values.mean(dim=1) if self.head is None else dimensions[self.head], dimensions)
+
+    def media(self, samples: Samples) -> list[Any]:
+        """The samples one by one, as the model is to see them."""
+        return list(samples.made)
+
+
+class RewardModel(Scored):
+    """What a trained reward model gives a sample: the mean of its heads' values, or one of them.
+
+    path: the `model` folder of a run, for example runs/judge/model. The weights it was trained from must still be there.
+    head: the name of one head; None is the mean of all.
+    standardize: each head's values less their mean while it trained, divided by their deviation, so that they count alike.
+    """
+
+    def __init__(self, path: str, head: str | None = None, standardize: bool = False):
+        super().__init__(load(path), head, standardize)
 
 
 def load(path: str) -> Any:

@@ -10,10 +10,12 @@ arXiv:2501.13918). Pure noise (a_t = 0) is left alone, for there the step would 
 The samples then follow p(x0) exp(w r) where r(x_t, t) is the reward of what x_t becomes, log E exp(w r(x0)) / w; a reward of
 noisy latents has to be trained for that (`of_noisy`). One of clean data is asked about the network's estimate of x0
 (`of_clean`; universal guidance, Bansal et al. 2023, arXiv:2302.07121), which is near enough where w is small.
+
+A gradient that is not finite leads nowhere: that sample's step is a plain one, and it is counted (`bounded`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +43,42 @@ def guided(path: Path, slope: Slope, weight: float) -> Denoise:
         return path.target(x0 + s**2 / a.clamp_min(1e-12) * push, noise - s * push, t)
 
     return shifted
+
+
+@dataclass
+class Tally:
+    """Gradients that were asked for, one a sample and step; those that were not finite, and those that were too long."""
+
+    asked: int = 0
+    unusable: int = 0
+    clipped: int = 0
+
+    def drain(self) -> list[str]:
+        """In sentences what went wrong since the last drain."""
+        told = [
+            (self.unusable, "were not finite; these steps were not led"),
+            (self.clipped, "were longer than max_norm and were clipped"),
+        ]
+        found = [f"{count} of {self.asked} gradients of the reward {what}" for count, what in told if count]
+        self.asked = self.unusable = self.clipped = 0
+        return found
+
+
+def bounded(slope: Slope, tally: Tally, max_norm: float | None = None) -> Slope:
+    """A slope whose gradients are finite, 0 where they were not, and of each sample no longer than `max_norm`."""
+
+    def within(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        output, gradient = slope(x, t)
+        norms = gradient.flatten(1).norm(dim=1)
+        usable = norms.isfinite()
+        factor = torch.ones_like(norms) if max_norm is None else (max_norm / norms).clamp(max=1)
+        tally.asked += len(norms)
+        tally.unusable += int((~usable).sum())
+        tally.clipped += int((usable & (factor < 1)).sum())
+        shape = [-1] + [1] * (gradient.ndim - 1)
+        return output, torch.where(usable.reshape(shape), gradient * factor.reshape(shape), 0)
+
+    return within
 
 
 def of_noisy(denoise: Denoise, reward: Callable[[Tensor, Tensor], Tensor]) -> Slope:
@@ -85,28 +123,20 @@ def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seed
     return kept
 
 
-Sampler = Callable[[Any, Sequence[Prompt], Sequence[int]], Samples]
-"""`(policy, prompts, seeds)` -> one sample a prompt."""
-
-
-def plain(policy: Any, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
-    """As the policy draws them by itself."""
-    samples: Samples = policy.sample(prompts, seeds)
-    return samples
-
-
-def led(guidance: Callable[..., Samples], reward: Reward) -> Sampler:
-    """As a guidance draws them for a reward."""
-    return lambda policy, prompts, seeds: guidance(policy, reward, prompts, seeds)
-
-
 class RewardGradient:
     """The gradient of the rewards' weighted sum is added to the score at every step, as the module says; a weight is w."""
 
+    def __init__(self) -> None:
+        self._tally = Tally()
+
     def __call__(self, policy: Any, reward: Reward, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
         """One sample a prompt, of a policy that is `guided`."""
-        samples: Samples = policy.guided(prompts, seeds, reward, 1.0)
+        samples: Samples = policy.guided(prompts, seeds, reward, 1.0, self._tally)
         return samples
+
+    def warnings(self) -> list[str]:
+        """What went wrong since this was asked last."""
+        return self._tally.drain()
 
 
 class BestOfN:

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_word_is_one_token_and_any_text_comes_back(processor: LlavaProcessor) -> None:
     tokenizer = processor.tokenizer
-    words = {*COLORS, *SHAPES, *" ".join(RELATIONS).split(), *NUMBERS, "There", "shapes", "It", "the", "Describe"}
+    words = {
+        *COLORS,
+        *SHAPES,
+        *" ".join(RELATIONS).split(),
+        *NUMBERS,
+        "There",
+        "shapes",
+        "It",
+        "the",
+        "Describe",
+        "Is",
+        "Yes",
+        "No",
+    }
     assert all(len(tokenizer.tokenize(f" {word}")) == 1 for word in words)
     for text in (" There is a red circle. It is above the cross.", " a xylophone, é!"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -82,12 +96,21 @@ def test_training_sees_what_the_processor_gives(processor: LlavaProcessor, shown
     assert torch.allclose(batch["pixel_values"], floats(shown.pictures[:1]) * 2 - 1, atol=1e-6)
 
 
-def test_only_the_answer_and_its_end_count(processor: LlavaProcessor) -> None:
-    texts = ["There is a red circle.", "There is a red circle. It is above a blue square."]
-    ids, labels = captioner.rows(processor, texts)
-    for row, counted, text in zip(ids, labels, texts, strict=True):
-        assert processor.tokenizer.decode(counted[counted != -100]) == f" {text}</s>"
+def test_only_answers_and_their_ends_count_of_dialogues_as_the_template_writes_them(processor: LlavaProcessor) -> None:
+    dialogues = [[(REQUEST, "There is a red circle.")], [("Is there a cross?", "Yes"), ("It is blue.", "No")]]
+    ids, labels = captioner.rows(processor, dialogues)
+    for row, counted, dialogue in zip(ids, labels, dialogues, strict=True):
+        said = "".join(f" {answer}</s>" for _, answer in dialogue)
+        assert processor.tokenizer.decode(counted[counted != -100]) == said
         assert torch.equal(row[counted != -100], counted[counted != -100])
+        whole = processor.apply_chat_template([turn for i, asked in enumerate(dialogue) for turn in turns(i, *asked)])
+        assert processor.tokenizer.decode(row[row != 0]).replace("<image>" * 64, "<image>") == whole
+
+
+def turns(turn: int, question: str, answer: str) -> list[dict[str, Any]]:
+    """A question and its answer, as messages; the first shows the picture."""
+    asked = [*([] if turn else [{"type": "image"}]), {"type": "text", "text": question}]
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
 
 
 def test_the_tower_learns_and_rests_while_the_language_model_does(
@@ -115,7 +138,7 @@ def test_the_vlm_model_loads_it_reads_the_same_rows_and_answers(trained: Path, p
     told = [data[i] for i in range(2)]
     prompts, texts = [row["prompt"] for row in told], [row["sample"] for row in told]
     encoded = model.encode(prompts, model.tokenize(prompts, texts))
-    ids, labels = captioner.rows(processor, texts)
+    ids, labels = captioner.rows(processor, [[(REQUEST, text)] for text in texts])
     assert torch.equal(encoded.ids, ids)
     assert torch.equal(encoded.mask.bool(), labels != -100)
     samples = TokensPolicy(model, Sampling(max_new_tokens=4)).sample(prompts, [0, 1])
@@ -127,6 +150,8 @@ def test_figures_stand_beside_the_weights(trained: Path) -> None:
     for found in (figures["sampled"], figures["likeliest"], figures["before_false_descriptions"]["sampled"]):
         assert set(found) == {"hallucination", *TYPES, "recall", "statements", "length"}
         assert all(0 <= found[name] <= 1 for name in ("hallucination", *TYPES, "recall"))
+    assert all(0 <= share <= 1 for share in figures["answers"].values())
+    assert set(figures["answers"]) == {"sentences", "facts"}
     assert (trained / "captioner" / "model.safetensors").stat().st_size < 4e6
 
 

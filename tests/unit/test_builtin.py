@@ -25,6 +25,7 @@ from mmalign.builtin.evaluation import evaluate, share
 from mmalign.builtin.statistics import direction, paired, standard_error, summary
 from mmalign.config import Config
 from mmalign.errors import RunFailure, UserError
+from mmalign.guidance import Lead
 from mmalign.parts import Judge
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.words import duration, plus_minus
@@ -88,7 +89,7 @@ class Run:
         judges = {"bright": Judge("trained", brightness), "dark": Judge("held-out", darkness)}
         asked = [Prompt(text) for text in prompts]
         self.parts = SimpleNamespace(policy=Policy(), judges=judges, evaluation_prompts=asked)
-        self.parts.held_out = self.parts.metrics = self.parts.guided = None
+        self.parts.held_out = self.parts.metrics = self.parts.guidance = None
         self.chosen = SimpleNamespace(evaluation_sampling="the evaluation's")
         self.engine = SimpleNamespace(rank=0, world=1, wait=lambda: None)
         self.feed = SimpleNamespace(rows=range(12), rows_per_batch=3)
@@ -386,6 +387,25 @@ def test_a_failed_run_is_not_evaluated_at_its_end(tmp_path):
     run.go(until=2)
     run.end(RuntimeError("out of memory"))
     assert listener.steps == [0]
+
+
+def test_guidance_leads_all_but_the_untouched_model_and_tells_what_went_wrong(tmp_path):
+    class Brighter:
+        def __call__(self, policy, reward, prompts, seeds):
+            samples = policy.sample(prompts, seeds)
+            return Samples(prompts, samples.media + 1, samples.seeds)
+
+        def warnings(self):
+            return ["it was dark"]
+
+    for steps, last in ((0, "guided"), (4, "step-000004")):
+        run = Run(tmp_path / last, [evaluation], trainer={"steps": steps}, guidance="leads")
+        run.parts.guidance = Lead(Brighter())
+        run.go()
+        found = json.loads((run.folder / "evaluation.json").read_text())["rewards"]["bright"]["difference"]
+        assert found["mean"] == pytest.approx(1 + 0.1 * steps, abs=1e-6)
+        assert run.warnings == ["evaluation.guidance: it was dark"]
+        assert {path.stem for path in (run.folder / "evaluation").iterdir()} == {"step-000000", last}
 
 
 def test_samples_are_drawn_as_the_evaluation_says(tmp_path):

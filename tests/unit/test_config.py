@@ -203,8 +203,6 @@ def test_all_faults_are_told_at_once_in_the_order_of_their_places(write):
     [
         ("trainer.steps=-1", "at least 0, got -1"),
         ("trainer.steps=0", "with 0 nothing happens"),
-        ("evaluation.guidance=best-of-n", "evaluation.guidance.rewards: missing"),
-        ("evaluation.guidance={type: a, rewards: []}", "at least 1"),
         ("evaluation.guidance={type: a, rewards: [r]}", "nothing to lead: add evaluation.prompts"),
         ("evaluation={prompts: p, guidance: {type: a, rewards: [r, r]}}", "2 rewards are called 'r'"),
         ("trainer.steps=true", "a whole number, got true"),

@@ -121,3 +121,23 @@ def test_a_preference_tells_whose_it_is(write, kind):
     assert [row["annotator"] for row in rows] == ["ann", ""]
     numbered = kind(write({**PAIR, "preference": "first", "annotator": 7}))
     assert numbered[0]["annotator"] == "7"
+
+
+def test_videoalign_s_csv_is_preferences_by_dimension(tmp_path):
+    """A is the first, B the second; same is a tie; invalid and empty say nothing; anything else is told by row."""
+    head = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B\n"
+    (tmp_path / "rows.csv").write_text(
+        head + "a.mp4,b.mp4,x,A,same,B,8,16,24,48\nc.mp4,d.mp4,y,invalid,,A,8,16,24,48\n"
+    )
+    rows = Preferences(str(tmp_path / "rows.csv"), preset="videoalign")
+    assert rows[0]["preferences"] == {"VQ": 1.0, "MQ": 0.0, "TA": -1.0}
+    assert (rows[0]["first"], rows[0]["second"]) == (tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert (rows[1]["prompt"].text, rows[1]["preferences"], rows[1]["annotator"]) == ("y", {"TA": 1.0}, "")
+    (tmp_path / "wrong.csv").write_text(head + "a.mp4,b.mp4,x,A,same,C,8,16,24,48\n")
+    with pytest.raises(UserError, match="row 1: column TA: label out of range: 'C'"):
+        Preferences(str(tmp_path / "wrong.csv"), preset="videoalign")
+    (tmp_path / "short.csv").write_text("path_A,prompt\na.mp4,x\n")
+    with pytest.raises(UserError, match=r"no column path_B, VQ, MQ, TA; it has path_A, prompt\. Is preset right"):
+        Preferences(str(tmp_path / "short.csv"), preset="videoalign")
+    with pytest.raises(UserError, match="preset 'trl' is no layout of pictures or videos with labels"):
+        Preferences(str(tmp_path / "rows.csv"), preset="trl")

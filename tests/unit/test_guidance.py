@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from mmalign import verbs
 from mmalign.cli import app
+from mmalign.guidance import Lead, sampler
 
 PLUGIN = '''
 import torch
@@ -64,9 +65,17 @@ def mmalign_rewards():
     yield RewardSpec("letters", Letters)
 
 
+class Alone:
+    """It leads by itself."""
+
+    def __init__(self, weights: dict[str, float] | None = None):
+        self.weights = weights
+
+
 @hookimpl
 def mmalign_guidance():
     yield GuidanceSpec("wrong", Bright, needs=frozenset({"magic"}))
+    yield GuidanceSpec("alone", Alone, reward="own")
 
 
 @hookimpl
@@ -180,6 +189,35 @@ def test_what_cannot_lead_is_said(sampled, arguments, given, told, tmp_path):
     assert not list(tmp_path.glob("out-*"))
 
 
+def test_a_configs_guidance_lends_its_options_and_rewards(tmp_path, sampled):
+    """On the command line the same type has what it has in the config; another type has its own, and the run's rewards."""
+    sampled()
+    led = "{type: best-of-n, n: 6, rewards: [{type: bright, name: sun, power: 3, weight: 2}]}"
+    given = [f"evaluation.guidance={led}", "evaluation.prompts=prompts.txt"]
+    chosen = verbs.open_target(tmp_path / "small.yaml", given).chosen
+
+    def powers(lead):
+        return [reward.function.power for reward in lead.reward.__self__.rewards]
+
+    for arguments, n, power in (((), 6, 3.0), (["sun=1"], 6, 3.0), (["bright=1"], 6, 1.0)):
+        lead = sampler(chosen, "best-of-n", arguments)
+        assert (lead.guidance.n, powers(lead)) == (n, [power])
+    assert sampler(chosen, "{type: best-of-n, n: 2}", ()).guidance.n == 2
+    assert sampler(chosen, "best-of-n", ["sun=0"]) == Lead()
+    assert powers(sampler(chosen, "reward-gradient", ())) == [1.0]
+
+
+def test_a_guidance_may_follow_a_reward_of_its_own(tmp_path, sampled):
+    """Its `weights` are an option, which the command line sets too; nothing else leads it."""
+    sampled()
+    chosen = verbs.open_target(tmp_path / "small.yaml").chosen
+    assert sampler(chosen, "alone", ()).guidance.weights is None
+    lead = sampler(chosen, "alone", ["MQ=0.5"])
+    assert (lead.guidance.weights, lead.reward) == ({"MQ": 0.5}, None)
+    with pytest.raises(verbs.UserError, match="'alone' follows a reward of its own: leave `rewards` out"):
+        sampler(chosen, "{type: alone, rewards: [bright]}", ())
+
+
 def test_guidance_is_listed_and_described():
     listed = CliRunner().invoke(app, ["--no-plugins", "list", "guidance"])
     assert "best-of-n" in listed.stdout
@@ -197,6 +235,8 @@ def test_guidance_is_listed_and_described():
         ("{type: best-of-n, rewards: [brigth]}", "evaluation.guidance.rewards.0: unknown reward 'brigth'"),
         ("{type: reward-gradient, rewards: [bright, blind]}", "evaluation.guidance.rewards.1: 'reward-gradient' needs"),
         ("{type: wrong, rewards: [bright]}", "evaluation.guidance: 'wrong' needs magic"),
+        ("best-of-n", "evaluation.guidance: 'best-of-n' has no `rewards` to be led by"),
+        ("{type: alone, rewards: [bright]}", "evaluation.guidance.rewards.0: 'alone' follows a reward of its own"),
     ],
 )
 def test_what_cannot_lead_an_evaluation_is_said_before_anything_is_built(sampled, tmp_path, guidance, told):

@@ -10,7 +10,7 @@ from mmalign.maths.paths import VP, Flow, expand
 from mmalign.maths.transitions import step
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
 from mmalign.records import Scores
-from mmalign.samplers.guided import best_of, guided, of_clean, of_noisy
+from mmalign.samplers.guided import Tally, best_of, bounded, guided, of_clean, of_noisy
 from unit.toy import ToyModel, alphas, parts, paths, prompts, reward, rng
 
 KAPPA, W = 0.8, 1.5
@@ -110,6 +110,39 @@ def test_guided_samples_please_the_reward_more(path):
     assert not led.media.requires_grad
     alone = made.guided(prompts(3)[1:2], [2], reward, 0.5).media
     assert_close(led.media[1:2], alone)
+
+
+def test_gradients_are_finite_and_no_longer_than_they_may_be():
+    """Of each sample by itself: one that is lost takes no other with it, and both kinds are counted."""
+    given = torch.tensor([[3.0, 4.0], [torch.nan, 1.0], [0.3, 0.4], [torch.inf, 0.0]], dtype=torch.float64)
+    tally = Tally()
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    output, found = bounded(lambda x, t: (x, given), tally, 1.0)(x, torch.zeros(4))
+    assert output is x
+    assert_close(found, torch.tensor([[0.6, 0.8], [0, 0], [0.3, 0.4], [0, 0]], dtype=torch.float64))
+    assert (tally.asked, tally.unusable, tally.clipped) == (4, 2, 1)
+    assert tally.drain() == [
+        "2 of 4 gradients of the reward were not finite; these steps were not led",
+        "1 of 4 gradients of the reward were longer than max_norm and were clipped",
+    ]
+    assert tally.drain() == []
+    _, whole = bounded(lambda x, t: (x, given), tally)(x, torch.zeros(4))
+    assert whole[0].equal(given[0])
+
+
+def test_the_formula_through_the_policy_skips_pure_noise_and_the_network():
+    """Its first step, at t = 1, is the plain one whatever the reward says, and no gradient asks the network."""
+    policy, seen = DenoisingPolicy(ToyModel(paths()["flow"]), Sampling(1, 1.0, eta=0.0)), []
+
+    def noisy(x, t):
+        seen.append(t)
+        return x.flatten(1).sum(dim=1)
+
+    found = policy.guided_noisy(prompts(2), [1, 2], noisy, 5.0).media
+    plain = policy.sample(prompts(2), [1, 2]).media
+    assert_close(found, plain)
+    assert seen[0].eq(1).all()
+    assert policy.guided_noisy(prompts(2), [1, 2], noisy, 0.0).media.equal(plain)
 
 
 # ---- best of n

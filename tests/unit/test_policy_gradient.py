@@ -3,6 +3,7 @@ model through the real loop.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -428,6 +429,15 @@ def test_resuming_in_the_middle_of_a_buffer_is_the_same_run(name, given, tmp_pat
     assert rest.metrics == whole.metrics[3:]
     expected, found = run.parts.policy.state_dict(), again.parts.policy.state_dict()
     assert all(found[key].equal(expected[key]) for key in expected)
+
+
+def test_a_restored_buffer_is_the_one_that_was_kept(tmp_path: Path):
+    run, other = (made(tmp_path, "grpo") for _ in range(2))
+    next(run.feed)
+    samples = replace(run.feed._rollout.samples, frame_rate=8.0)
+    run.feed._rollout = replace(run.feed._rollout, samples=samples)
+    other.feed.load_state_dict(run.feed.state_dict())
+    assert other.feed._rollout.samples == samples
 
 
 def test_the_second_buffer_knows_what_prompts_scored_in_the_first(tmp_path: Path):

@@ -16,7 +16,7 @@ from mmalign.builtin.files import read_rows
 from mmalign.maths.agreement import accuracy, recalls, tie_calibrated_accuracy
 from mmalign.objectives import bradley_terry, btt, reward_regression, segment_classification
 from mmalign.objectives.labels import by_head, class_indices
-from mmalign.processes.scoring import Heads
+from mmalign.processes.scoring import Encoded, Heads
 from mmalign.records import EVERY, Segment
 from mmalign.rewards.ensemble import combined
 from mmalign.specs import Objective
@@ -236,6 +236,40 @@ def test_scores_are_read_at_the_end_and_segments_at_theirs():
     assert logits.shape == (3, 2, 3)
     places = features[0, [1, 3]]
     assert_close(logits[:2], told.headed.linear(places).view(2, 2, 3))
+
+
+def test_heads_may_read_at_places_of_their_own():
+    """Of the shared layer's answers at K places the diagonal counts."""
+    made, asked = policy("a", "b"), prompts(1)
+    plain = made.encode(asked, ["cat"])
+    own = Encoded(plain.inputs, torch.tensor([[[1, 3]]]))
+    features = made.model.network(plain.inputs["ids"])[0]
+    expected = torch.stack([made.headed.linear(features[1])[0], made.headed.linear(features[3])[1]])
+    assert_close(made.scores(own)[0], expected)
+    (slope,) = torch.autograd.grad(made.scores(own)[0, 0], made.headed.linear.weight)
+    assert slope[1].eq(0).all()
+
+
+def test_values_on_one_scale_are_those_of_training():
+    """Moments are of what was given in training alone, they travel with the heads, and they forget."""
+    made, asked = policy("a", "b"), prompts(2)
+    encoded = made.encode(asked, ["cat", "a dog sat"])
+    with made.judging():
+        scores = made.scores(encoded)
+    assert_close(made.standardized(scores), scores)
+    made.scores(encoded)
+    mean, deviation = made.headed.scale
+    assert_close(mean, scores.mean(0))
+    assert_close(deviation, scores.std(0, correction=0))
+    assert_close(made.standardized(scores).std(0, correction=0), torch.ones(2, dtype=torch.float64))
+    fresh = policy("a", "b")
+    fresh.load_state_dict(made.state_dict())
+    assert_close(fresh.standardized(scores), made.standardized(scores))
+    with torch.no_grad():
+        made.headed.linear.bias += 1
+        for _ in range(2000):
+            made.scores(encoded)
+    assert_close(made.headed.scale[0], scores.mean(0) + 1, atol=1e-6, rtol=0)
 
 
 def test_values_and_classes_are_not_taken_for_each_other():

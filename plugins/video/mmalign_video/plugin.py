@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import ModelSpec
+from mmalign.specs import GuidanceSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +17,29 @@ VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".m
 
 @hookimpl
 def mmalign_models() -> Iterator[ModelSpec]:
-    """Any text-to-video pipeline of diffusers whose family we know."""
-    yield ModelSpec("diffusers-video", "mmalign_video.models:VideoModel", process="denoising")
+    """Any text-to-video pipeline of diffusers whose family we know; what rates videos, as they are or on their way."""
+    home, paper = "mmalign_video.models", "arXiv:2501.13918"
+    yield ModelSpec("diffusers-video", f"{home}:VideoModel", process="denoising")
+    yield ModelSpec("video-reward", f"{home}.judge:VideoJudge", process="scoring", paper=paper)
+    yield ModelSpec("latent-video-reward", f"{home}.latent:LatentVideoReward", process="scoring", paper=paper)
+
+
+@hookimpl
+def mmalign_rewards() -> Iterator[RewardSpec]:
+    """What a trained VideoReward says of videos."""
+    yield RewardSpec("video-reward", "mmalign_video.rewards.video_reward:VideoReward", paper="arXiv:2501.13918")
+
+
+@hookimpl
+def mmalign_guidance() -> Iterator[GuidanceSpec]:
+    """Guidance by a reward of noisy latents."""
+    yield GuidanceSpec(
+        "flow-nrg",
+        "mmalign_video.guidance.flow_nrg:FlowNrg",
+        needs=frozenset({"guided"}),
+        reward="own",
+        paper="arXiv:2501.13918",
+    )
 
 
 @hookimpl

@@ -37,6 +37,11 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     UMT5Config,
     UMT5EncoderModel,
 )
@@ -209,6 +214,70 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", padding_side="right", model_max_length=512
     )
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    """Qwen2-VL and its processor, which take frames of 8 to 24 pixels a side."""
+    around = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = dict.fromkeys(["<pad>", "<unk>", *around, *letters, *(f"##{letter}" for letter in letters)])
+    words = Tokenizer(WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+    tokenizer.add_special_tokens({"additional_special_tokens": around})
+    start, end, image, video = tokenizer.convert_tokens_to_ids(around)
+    sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    edges = {"shortest_edge": 8 * 8, "longest_edge": 24 * 24}
+    template = (
+        "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'video' %}"
+        f"{around[0]}{around[3]}{around[1]}"
+        "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**sizes, size=edges),
+        tokenizer,
+        Qwen2VLVideoProcessor(**sizes, size=edges),
+        chat_template=template,
+    )
+    width = 2 * WIDTH
+    config = Qwen2VLConfig(
+        vision_config={
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "num_heads": 2,
+            "depth": 2,
+            "embed_dim": width,
+            "hidden_size": width,
+            "mlp_ratio": 2,
+        },
+        text_config={
+            "hidden_size": width,
+            "intermediate_size": width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [width // 16, width // 16, width // 8],
+            },
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    return Qwen2VLForConditionalGeneration(config), processor
+
+
+def save_judge(folder: Path, seed: int = 0) -> Path:
+    """Save the tiny Qwen2-VL and its processor in `folder` and return it. Same seed, same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in qwen2_vl():
+            part.save_pretrained(folder)
+    return folder
 
 
 def hunyuan() -> HunyuanVideoPipeline:

@@ -6,7 +6,7 @@ than it says. Alignment is to bring that out. Its vision tower learns before it 
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -30,6 +31,7 @@ from mmalign_shapes.descriptions import describe, hallucinated
 from mmalign_shapes.images import REQUEST, scenes
 from mmalign_shapes.pretrain.data import batches, floats, track
 from mmalign_shapes.pretrain.generator import learned_merges
+from mmalign_shapes.pretrain.questions import Asked, dialogue
 from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene, Thing, holds, kinds
 from mmalign_shapes.statements import NUMBERS
@@ -46,7 +48,8 @@ ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1, PATCHES + 1, PATCHES + 1, *(len(KIN
 """How many answers there are to each question of `what_is_where`."""
 
 _PAD, _START, _END, _IMAGE = "<pad>", "<s>", "</s>", "<image>"
-_WORDS = f"""USER: ASSISTANT: {REQUEST} There there is are a an another the A It it picture of and, shape shapes
+_WORDS = f"""USER: ASSISTANT: {REQUEST} Is this true of the picture: "There "The "It ." Answer
+yes or no. Yes No in image? There there is are a an another the A It it picture of and, shape shapes
 {" ".join([*COLORS, *SHAPES, *RELATIONS, *NUMBERS])}"""
 _TEMPLATE = (
     f"{_START}{{% for message in messages %}}{{% if not loop.first %}} {{% endif %}}{{{{ message['role'] | upper }}}}:"
@@ -183,35 +186,53 @@ def train_captioner(
     learning_rate: float,
     share: float = 0.0,
 ) -> LlavaForConditionalGeneration:
-    """Cross entropy of descriptions, of whose statements a share is false. The tower rests."""
+    """Cross entropy of descriptions, of whose statements a share is false, and of answers whether something is true, which
+    always are right: one half of each batch is described, the other asked about. The tower rests.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model.train().model.vision_tower.requires_grad_(False)
     weights = [w for w in model.parameters() if w.requires_grad]
     optimizer, schedule = _optimizer(weights, learning_rate, steps)
+
+    def described(scene: Scene) -> list[Asked]:
+        return [(REQUEST, str(hallucinated(describe(scene, rng), scene, share, rng)))]
+
+    def loss(indices: Tensor, talk: Callable[[Scene], list[Asked]]) -> Tensor:
+        ids, labels = rows(processor, [talk(shown.scenes[i]) for i in indices.tolist()])
+        found: Tensor = model(input_ids=ids, pixel_values=_pixels(shown, indices), labels=labels).loss
+        return found
+
     for indices in track(batches(len(shown), BATCH_SIZE, steps, seed), "captioner", steps):
-        seen = [shown.scenes[i] for i in indices.tolist()]
-        texts = [str(hallucinated(describe(scene, rng), scene, share, rng)) for scene in seen]
-        ids, labels = rows(processor, texts)
-        loss = model(input_ids=ids, pixel_values=_pixels(shown, indices), labels=labels).loss
-        update(loss, weights, optimizer, schedule)
+        half, other = indices.chunk(2)
+        update(loss(half, described) + loss(other, lambda scene: dialogue(scene, rng)), weights, optimizer, schedule)
     return model.eval().requires_grad_(True)
 
 
-def rows(processor: LlavaProcessor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Ids `[B, T]` of the request and each text as its answer, padded on the right; and the same where only answers count."""
-    asked = request(processor)
-    said = processor.tokenizer([f" {text}{_END}" for text in texts], padding=True, padding_side="right")
-    answers, mask = torch.tensor(said["input_ids"]), torch.tensor(said["attention_mask"]).bool()
-    before = torch.tensor(asked).expand(len(texts), -1)
-    return torch.cat([before, answers], 1), torch.cat(
-        [torch.full_like(before, -100), answers.where(mask, torch.tensor(-100))], 1
-    )
+def rows(processor: LlavaProcessor, dialogues: Sequence[Sequence[Asked]]) -> tuple[Tensor, Tensor]:
+    """Ids `[B, T]` of dialogues about a picture each, padded on the right; and the same where only answers and ends count."""
+    ids, labels = zip(*(_row(processor, dialogue) for dialogue in dialogues), strict=True)
+    return pad_sequence(ids, True, float(processor.tokenizer.pad_token_id)), pad_sequence(labels, True, -100.0)
 
 
-def request(processor: LlavaProcessor) -> list[int]:
-    """Ids of the request with its picture, up to where the answer begins."""
-    content = [{"type": "image"}, {"type": "text", "text": REQUEST}]
+def _row(processor: LlavaProcessor, dialogue: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    ids: list[int] = []
+    labels: list[int] = []
+    for question, answer in dialogue:
+        asked = (
+            request(processor, question)
+            if not ids
+            else processor.tokenizer(f" USER: {question} ASSISTANT:")["input_ids"]
+        )
+        said = processor.tokenizer(f" {answer}{_END}")["input_ids"]
+        ids += [*asked, *said]
+        labels += [*[-100] * len(asked), *said]
+    return torch.tensor(ids), torch.tensor(labels)
+
+
+def request(processor: LlavaProcessor, question: str = REQUEST) -> list[int]:
+    """Ids of a question about a picture, up to where the answer begins."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     ids: list[int] = processor.tokenizer(text.replace(_IMAGE, _IMAGE * PATCHES**2))["input_ids"]
     return ids

@@ -31,7 +31,7 @@ CLIP_STEPS = 1_400
 
 DESCRIBED, UNSEEN = 10_000, 256
 TOWER_STEPS = 1_000
-TRUE_STEPS = 1_600
+TRUE_STEPS = 2_000
 FALSE_STEPS = 500
 FALSE = 0.25
 """Share of the statements that are false in the captioner's last training. What it does not see adds to that."""

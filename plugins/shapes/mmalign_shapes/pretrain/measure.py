@@ -1,7 +1,7 @@
 """What the trained checkpoints can do, by the oracle: figures for `training.json`."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from mmalign_shapes import grammar, moving_captions, moving_oracle, oracle
 from mmalign_shapes.images import REQUEST
 from mmalign_shapes.moving_captions import Movers
 from mmalign_shapes.pretrain import video, video_vae
-from mmalign_shapes.pretrain.captioner import Shown, answer
-from mmalign_shapes.pretrain.data import World
+from mmalign_shapes.pretrain.captioner import Shown, answer, rows
+from mmalign_shapes.pretrain.data import World, floats
 from mmalign_shapes.pretrain.generator import sample, tokenize
+from mmalign_shapes.pretrain.questions import Asked, facts, sentences
 from mmalign_shapes.pretrain.vae import decode, encode
 from mmalign_shapes.pretrain.video_vae import Videos
 from mmalign_shapes.prompts import ShapesPrompts
@@ -53,12 +54,15 @@ def measure_clip(clip: Any, pipeline: StableDiffusionPipeline, seed: int) -> dic
 
 
 def measure_captioner(model: Any, processor: Any, unseen: Shown, seed: int) -> dict[str, Any]:
-    """How much of what the captioner says of unseen pictures is false: as it samples, and where it says the likeliest."""
+    """How much of what the captioner says of unseen pictures is false, as it samples and where it says the likeliest; how many
+    questions about them it answers rightly, as a mean of those to say yes to and those to say no to.
+    """
     torch.manual_seed(seed)
     return {
         "pictures": len(unseen),
         "sampled": _described(model, processor, unseen, temperature=1.0),
         "likeliest": _described(model, processor, unseen, temperature=0.0),
+        "answers": {talk.__name__: _answered(model, processor, unseen, talk, seed) for talk in (sentences, facts)},
     }
 
 
@@ -77,6 +81,22 @@ def _described(model: Any, processor: Any, unseen: Shown, temperature: float) ->
         **false,
         **{name: means[name] for name in ("recall", "statements", "length")},
     }
+
+
+@torch.no_grad()
+def _answered(model: Any, processor: Any, unseen: Shown, talk: Callable[..., Iterable[Asked]], seed: int) -> float:
+    """Balanced accuracy of the answers, which are a token and an end each."""
+    rng, right = random.Random(seed), {"Yes": list[bool](), "No": list[bool]()}
+    for start in range(0, len(unseen), _BATCH):
+        dialogues = [list(talk(scene, rng)) for scene in unseen.scenes[start : start + _BATCH]]
+        ids, labels = rows(processor, dialogues)
+        pixels = floats(unseen.pictures[start : start + _BATCH]) * 2 - 1
+        likeliest = model(input_ids=ids, pixel_values=pixels).logits[:, :-1].argmax(-1)
+        for row, counted, dialogue in zip(likeliest, labels[:, 1:], dialogues, strict=True):
+            answers = (row == counted)[counted != -100][::2].tolist()
+            for (_, side), ok in zip(dialogue, answers, strict=True):
+                right[side].append(ok)
+    return sum(sum(some) / max(1, len(some)) for some in right.values()) / 2
 
 
 @torch.no_grad()

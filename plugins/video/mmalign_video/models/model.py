@@ -16,7 +16,6 @@ from mmalign.samplers.guidance import Condition
 from mmalign_diffusion import pictures
 from mmalign_diffusion.models.lora import Lora
 from mmalign_diffusion.models.pipeline import PipelineModel
-from mmalign_video import videos
 
 _LORA = Lora(rank=64, alpha=128)
 # Of more pixels than this the VAE takes videos one by one, or it would need more memory than the denoiser.
@@ -74,9 +73,8 @@ class VideoModel(PipelineModel):
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
         """Videos as `[B, F, 3, H, W]` in [0, 1] at the model's size and rate: cut off at the end, centre kept."""
-        family = self.family
-        read = (videos.read(one, family.frame_rate, family.frames).to(self.device) for one in media)
-        return torch.stack([pictures.fit(frames, (family.height, family.width)) for frames in read])
+        pixels: Tensor = self.family.pixels(media)
+        return pixels
 
     @property
     def looks(self) -> bool:
@@ -103,10 +101,8 @@ class VideoModel(PipelineModel):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Posterior:
         """The VAE's posterior of videos `[B, F, 3, H, W]`, scaled as the denoiser knows latents."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            found = self.pipe.vae.encode(pixels.float().transpose(1, 2) * 2 - 1).latent_dist
-        scale = self.family.scale  # affine, so a deviation is scaled without what is added
-        return Posterior(scale(found.mean), scale(found.std) - scale(torch.zeros_like(found.std)))
+        posterior: Posterior = self.family.encode(pixels)
+        return posterior
 
     def decode(self, latents: Tensor) -> Tensor:
         """Videos `[B, F, 3, H, W]` in [0, 1] of latents; differentiable where not clamped."""

@@ -2,6 +2,7 @@
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,11 @@ import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
+from mmalign.processes.encodings import Posterior
+from mmalign.records import Media
+from mmalign_diffusion import pictures
 from mmalign_diffusion.models.families import Family
+from mmalign_video import videos
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,19 @@ class VideoFamily(Family):
         """How many latents the VAE makes of a video: pipelines shift noise levels by these."""
         frames, height, width = self.grid
         return frames * height * width
+
+    def pixels(self, media: Sequence[Media]) -> Tensor:
+        """Videos as `[B, F, 3, H, W]` in [0, 1] at this size and rate: cut off at the end, centre kept."""
+        read = (videos.read(one, self.frame_rate, self.frames).to(self.device) for one in media)
+        return torch.stack([pictures.fit(frames, (self.height, self.width)) for frames in read])
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Posterior:
+        """The VAE's posterior of videos `[B, F, 3, H, W]`, scaled as the denoiser knows latents."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            found = self.pipe.vae.encode(pixels.float().transpose(1, 2) * 2 - 1).latent_dist
+        # Scaling is affine, so a deviation is scaled without what is added.
+        return Posterior(self.scale(found.mean), self.scale(found.std) - self.scale(torch.zeros_like(found.std)))
 
     @abstractmethod
     def scale(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Guidance that is video's own."""

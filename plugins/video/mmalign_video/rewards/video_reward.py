@@ -1,0 +1,63 @@
+"""VideoReward as a reward: what a model of ours, or the published one, says of videos. Liu et al. 2025, arXiv:2501.13918."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.locations import locate
+from mmalign.records import Samples
+from mmalign.rewards.trained import Scored
+from mmalign.rewards.trained import load as load_run
+from mmalign_video.models.judge import TEMPLATE
+
+
+class VideoReward(Scored):
+    """What VideoReward says of videos: the mean of its dimensions, each on the scale of its own training, or one of them.
+
+    path: the `model` folder of a run that trained a `video-reward`, or a folder as VideoAlign publishes it, with
+        model_config.json and checkpoint-N. head: "VQ", "MQ" or "TA"; None is the mean.
+    standardize: each dimension less its mean, divided by its deviation, as they are kept with the weights.
+    base: of a published model, the one that it was trained from, if not the one it names.
+    template: of a published model, the words that it was trained with, or a text file with them: `{prompt}` is the prompt, and
+        each dimension's token stands in it once. They are not part of the layout; without them it rates by ours.
+    dtype: of a published model's frozen weights.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        head: str | None = None,
+        standardize: bool = True,
+        base: str | None = None,
+        template: str = TEMPLATE,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    ):
+        from mmalign_video.rewards import published
+
+        folder = Path(locate(path))
+        if published.is_published(folder):
+            words = Path(template).read_text(encoding="utf-8") if template.endswith(".txt") else template
+            policy: Any = published.load(folder, base, words, dtype)
+        else:
+            policy = load_run(path)
+        super().__init__(policy, head, standardize)
+
+    def media(self, samples: Samples) -> list[Any]:
+        """Frames at the rate that the model looks at. Raises UserError for what is no video."""
+        if samples.media.ndim != 5:
+            raise UserError(f"this reward rates videos [B, F, 3, H, W], not media {list(samples.media.shape)}")
+        rate = getattr(self.policy.model, "frame_rate", None)
+        return [at_rate(one, samples.frame_rate, rate) for one in samples.media]
+
+
+def at_rate(frames: Tensor, rate: float | None, wanted: float | None) -> Tensor:
+    """Of frames `[F, 3, H, W]`, `rate` a second, those that are shown at each of the times 0, 1 / wanted, ...; all of them
+    where either is not known."""
+    if not rate or not wanted:
+        return frames
+    count = max(1, round(len(frames) / rate * wanted))
+    places = (torch.arange(count) * rate / wanted + 1e-6).long().clamp(max=len(frames) - 1)
+    return frames[places.to(frames.device)]
