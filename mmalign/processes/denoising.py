@@ -24,7 +24,7 @@ from mmalign.records import LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
 from mmalign.samplers.guidance import Denoise, between, classifier_free
 from mmalign.samplers.guided import Slope, Tally
-from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
+from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trained_steps, trajectories, walk, windows
 
 
 @dataclass(frozen=True)
@@ -186,12 +186,13 @@ class DenoisingPolicy(SurrogatePolicy):
 
     @torch.no_grad()
     def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
-        """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]`, which are means over dimensions.
+        """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]` but the last, means over dimensions.
 
         `replay` finds the same while nothing trains. Raises UserError where no step draws noise.
         """
         x, noisy, noise = self._start(seeds)
-        if not noisy.any():
+        counted = trained_steps(noisy)
+        if not counted.any():
             raise UserError(
                 "sampling.eta: only steps that draw noise have a probability, and a rollout needs some: set eta above 0"
                 " (1 for diffusion models, 0.7 for flow models) and sampling.steps to 2 or more"
@@ -202,8 +203,8 @@ class DenoisingPolicy(SurrogatePolicy):
                 latents.append(taken.x_next)
                 log_probs.append(taken.transition.log_prob(taken.x_next))
             samples = self._decoded(prompts, latents[-1], seeds)
-        values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
-        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
+        values = torch.stack(log_probs, dim=1)[counted].reshape(len(counted), -1)
+        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, counted))
 
     def replay(self, rollout: Rollout) -> LogProbs:
         """How likely today's weights find the steps of a rollout (or a slice of one), `[B, U]`, with gradient.
@@ -257,7 +258,7 @@ class DenoisingPolicy(SurrogatePolicy):
         noisy = noisy_steps(self.model.path, self._grid(), self.sde)
         if self.sampling.window is None:
             return x, noisy.expand(len(seeds), -1), noise
-        return x, windows(noisy, self.sampling.window, generators), noise
+        return x, windows(trained_steps(noisy), self.sampling.window, generators), noise
 
     def _walk(self, denoise: Denoise, x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
         return walk(denoise, self.model.path, x, self._grid(), noisy, self.sde, noise)
