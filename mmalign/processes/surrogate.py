@@ -102,8 +102,11 @@ class SurrogatePolicy(AdapterPolicy[DenoisingModel]):
         """
         ours, reference = self._predictions(encoded, draw)
         apart = encoded.mean_square(ours - reference)[:, None] / 2
-        log_probs = (self._surrogate(encoded, draw, output) for output in (ours, reference))
-        return Compared(*log_probs, LogProbs(apart, torch.ones_like(apart)))
+        return Compared(
+            self._surrogate(encoded, draw, ours),
+            self._surrogate(encoded, draw, reference),
+            LogProbs(apart, torch.ones_like(apart)),
+        )
 
     # ---- inside
 
