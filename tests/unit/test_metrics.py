@@ -216,7 +216,7 @@ class Echo:
 
 
 def picked(key, spec, built=None):
-    return SimpleNamespace(key=key, offer=SimpleNamespace(spec=spec), build=built)
+    return SimpleNamespace(key=key, offer=SimpleNamespace(spec=spec), build=lambda device: built())
 
 
 AGREES = picked("evaluation.metrics.0", MetricSpec("agrees", Agrees, judge=frozenset({"answers"})), Agrees)
