@@ -59,8 +59,8 @@ def sampler(chosen: "Chosen", guidance: str | None, weights: Sequence[str]) -> L
                 "--weight: there is nothing to weigh without --guidance: name one of `mmalign list guidance`"
             )
         return Lead()
-    faults: list[Fault] = []
     part = _weighed(chosen, _named(chosen, guidance), dict(map(_weight, weights)))
+    faults: list[Fault] = []
     lead, rewards = picked(Picker(chosen.plugins, faults), "--guidance", part)
     if not faults:
         faults += misled(lead, rewards, chosen.model, chosen.process)
@@ -147,4 +147,4 @@ def _leading(chosen: "Chosen", name: str, weight: float) -> LeadingPart:
     own = config.evaluation.guidance.rewards if config.evaluation.guidance else []
     known = {part.label: part for part in (*config.evaluation.rewards, *own, *config.rewards)}
     given = {**known[name].options, "type": known[name].type} if name in known else {"type": name}
-    return LeadingPart(**{**given, "name": name, "weight": weight})
+    return LeadingPart.model_validate({**given, "name": name, "weight": weight})

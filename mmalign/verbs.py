@@ -22,12 +22,12 @@ from mmalign.compose import (
     build_policy,
     choose,
     evaluation_prompts,
-    makes_samples,
 )
 from mmalign.config import load
 from mmalign.data.sources import Prompts, SampleRows
 from mmalign.document import value
 from mmalign.errors import UserError
+from mmalign.fits import makes_samples
 from mmalign.guidance import Lead, sampler
 from mmalign.options import complete
 from mmalign.parts import Parts

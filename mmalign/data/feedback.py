@@ -19,7 +19,7 @@ from typing import Any
 
 from mmalign.data.presets import Preset
 from mmalign.data.presets import preset as preset_of
-from mmalign.data.sources import medium, table
+from mmalign.data.sources import medium, pictures, table
 from mmalign.data.texts import TextPairs, TextSamples, text_pair
 from mmalign.errors import UserError
 from mmalign.parts import Row
@@ -59,7 +59,7 @@ class Preferences:
         judged = self._judged[index]
         _check_sides(first, second, judged, index)
         asked = row["prompt" if self._preset is None else self._preset.prompt]
-        return {"prompt": Prompt(asked), "first": first, "second": second, **judged}
+        return {"prompt": Prompt(asked, images=pictures(row, self._folder)), "first": first, "second": second, **judged}
 
 
 class TextPreferences(TextPairs):
@@ -106,7 +106,8 @@ class Ratings:
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
         sample = medium(row["sample"], self._folder)
-        return {"prompt": Prompt(row["prompt"]), "sample": sample, "ratings": self._rated[index]}
+        prompt = Prompt(row["prompt"], images=pictures(row, self._folder))
+        return {"prompt": prompt, "sample": sample, "ratings": self._rated[index]}
 
 
 class TextRatings(TextSamples):

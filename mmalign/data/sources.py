@@ -75,7 +75,8 @@ class SampleRows:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
-        prompt = conditioned(Prompt(row[self._column]), self._template, row)
+        shown = Prompt(row[self._column], images=pictures(row, self._folder))
+        prompt = conditioned(shown, self._template, row)
         where = f"{self._path}: row {index + 1}"
         return {"prompt": prompt, "sample": side(row, self._sample, self._folder, where)}
 
@@ -84,8 +85,8 @@ class Pairs:
     """Preference pairs: a prompt and two pictures (or videos) of which the first is preferred. Ties are left out.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Rows with `strength` (how much better the
-    first is) or `scores` (of both) keep it; `chosen_mask`, `rejected_mask`, or `mask` for both, are pictures that are white
-    where a side counts.
+    first is) or `scores` (of both) keep it; `images` are what the prompt shows, for example the first frame
+    of a video; `chosen_mask`, `rejected_mask`, or `mask` for both, are pictures that are white where a side counts.
     preset: the layout: "mmalign" (prompt, chosen, rejected), "pick-a-pic", "hpdv2" or "videoalign".
     split: which split, for a data set on the hub.
     """
@@ -115,7 +116,7 @@ class Pairs:
             what = pair["chosen"] if isinstance(pair["chosen"], str) else "the same bytes"
             raise BadRow(f"{where}: both sides are {what}, so neither is better")
         sides = {name: side({**row, **pair}, name, self._folder, where) for name in ("chosen", "rejected")}
-        return {"prompt": Prompt(pair["prompt"]), **sides, **rated(pair)}
+        return {"prompt": Prompt(pair["prompt"], images=pictures(row, self._folder)), **sides, **rated(pair)}
 
     def _decided(self) -> Iterator[int]:
         """Indices of the rows with a preference. Reads the columns with labels alone, never the pictures."""
@@ -210,6 +211,12 @@ def medium(value: Any, folder: Path) -> Media:
     if isinstance(value, dict):  # how `datasets` holds a picture that is not decoded
         value = value.get("bytes") or value["path"]
     return value if isinstance(value, bytes) else folder / value
+
+
+def pictures(row: Mapping[str, Any], folder: Path) -> tuple[Media, ...]:
+    """What a prompt shows: the cells of the column `images`, where there is one."""
+    cells = row.get("images")
+    return tuple(medium(cell, folder) for cell in (cells if cells is not None else ()))
 
 
 def side(row: Mapping[str, Any], column: str, folder: Path, where: str) -> Media | Masked:

@@ -9,13 +9,13 @@ Each of prompt, chosen, rejected and completion is a text, or a conversation: a 
 `videos` holds videos, each a list of its frames.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmalign.data.presets import preset as preset_of
-from mmalign.data.sources import PLAIN, conditioned, medium, rated, scored, table
+from mmalign.data.sources import PLAIN, conditioned, medium, pictures, rated, scored, table
 from mmalign.errors import BadRow, UserError
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
@@ -144,7 +144,9 @@ def _prompt(asked: Any, row: Message, folder: Path) -> Prompt:
     turns = [Turn(str(message["role"]), _said(message)) for message in messages]
     if not turns or turns[-1].role != "user":
         raise UserError("a prompt must end with what the user says")
-    images = tuple(_images(row, messages, folder))
+    _check_first(messages)
+    one = row.get("image") if row.get("images") is None else None
+    images = pictures(row if one is None else {"images": [one]}, folder)
     if (slots := sum(map(_slots, messages))) not in (0, len(images)):
         raise UserError(f"the prompt shows {slots} pictures, but there are {len(images)} in `images`")
     return Prompt(turns[-1].text, images=images, history=tuple(turns[:-1]), videos=_videos(row, folder))
@@ -205,16 +207,12 @@ def _slots(message: Message) -> int:
     return sum(part.get("type") == "image" for part in message["content"]) if _in_parts(message) else 0
 
 
-def _images(row: Message, messages: Sequence[Message], folder: Path) -> Iterator[Media]:
-    """The row's pictures. Raises UserError where the conversation shows them anywhere but first."""
+def _check_first(messages: Sequence[Message]) -> None:
+    """Raise UserError where the conversation shows a picture anywhere but first."""
     for message, earlier in zip(messages, _users_before(messages), strict=True):
         kinds = [part.get("type") for part in message["content"]] if _in_parts(message) else []
         if "image" in kinds and (earlier or message["role"] != "user" or "image" in kinds[kinds.count("image") :]):
             raise UserError("a picture stands after words; pictures are shown before the first thing the user says")
-    cells = row.get("images")
-    one = row.get("image")
-    for cell in cells if cells is not None else [one] if one is not None else []:
-        yield medium(cell, folder)
 
 
 def _videos(row: Message, folder: Path) -> tuple[tuple[Media, ...], ...]:

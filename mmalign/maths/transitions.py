@@ -15,7 +15,8 @@ time with g² = σ² / (t - t'), in the same letters. η = 0 is the deterministi
 
 Where it differs:
 1. At t = 1 flow-grpo divides by 1 - t', as its code does.
-2. No step onto clean data draws noise. Flow-GRPO draws it there too, but does not train that step.
+2. No step onto clean data draws noise. Flow-GRPO draws it there too, but does not train that step; nor is one onto ᾱ_0, which
+   does draw, trained here (`mmalign.samplers.walk.trained_steps`).
 3. Log-probabilities are those of the Gaussian for all kinds. The code of CPS leaves σ out of its own: where it clips at ε,
    clip at ε / (2σ²).
 """

@@ -6,7 +6,9 @@ m and s are mean and deviation of what the prompt scored in this and earlier buf
 many (16 or 32 in the code); with fewer than `least` of them, or none remembered, those of the buffer. A unit is a denoising
 step. Its log p is a mean over dimensions, for which the ε is made.
 
-Where it differs: a step of the optimiser takes all units of its samples at once; the code adds their gradients up one by one.
+Where it differs:
+1. A step of the optimiser takes all units of its samples at once; the code adds their gradients up one by one.
+2. The sampler's last step, which the code trains with σ of 0.02, is no unit.
 """
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt

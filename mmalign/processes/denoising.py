@@ -1,14 +1,14 @@
 """Denoising: models that turn noise into data step by step, by diffusion or by flow.
 
-A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood, samples, samples with
-gradient, and rollouts, whose units are the sampler's steps that draw noise. Latents `[B, ...]` are float32 or wider here;
-only the adapter knows the network's own precision.
+A plugin gives an adapter (`DenoisingModel`); `DenoisingPolicy` makes of it a surrogate likelihood (`SurrogatePolicy`), samples,
+samples with gradient, and rollouts, whose units are the sampler's steps that draw noise. Latents `[B, ...]` are float32 or wider
+here; only the adapter knows the network's own precision.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -16,58 +16,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmalign.errors import UserError
-from mmalign.maths.paths import Path
 from mmalign.maths.transitions import Kind, Sde, Steps, Transition, sde, step
-from mmalign.processes.encodings import EncodingModel, Encodings
-from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
-from mmalign.records import Compared, Draw, LogProbs, Masked, Media, Prompt, Rollout, Samples, Scores
+from mmalign.processes.encodings import Encodings
+from mmalign.processes.policy import evaluating
+from mmalign.processes.surrogate import DenoisingModel, SurrogatePolicy
+from mmalign.records import LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
-from mmalign.samplers.guidance import Condition, Denoise, between, classifier_free
+from mmalign.samplers.guidance import Denoise, between, classifier_free
 from mmalign.samplers.guided import Slope, Tally
-from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trajectories, walk, windows
-
-
-class DenoisingModel(Adapter, EncodingModel, Protocol):
-    """What a plugin's adapter gives, its frozen half included."""
-
-    @property
-    def path(self) -> Path:
-        """How data and noise are mixed, and what `predict` predicts."""
-        ...
-
-    @property
-    def frame_rate(self) -> float | None:
-        """Frames a second of the videos that it makes; None where it makes pictures."""
-        ...
-
-    def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
-        """The network's output for latents `x` at the path's times `t` `[B]`, float32 or wider."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels as `pixels` gives them, differentiable where not clamped."""
-        ...
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Data as the network sees it: `latents` `[B, C, ..., H, W]` and the `condition` of their prompts.
-
-    weights: how much each place of the latents counts, `[B, H, W]`; None where all count alike.
-    """
-
-    latents: Tensor
-    condition: Condition
-    weights: Tensor | None = None
-
-    def mean_square(self, difference: Tensor) -> Tensor:
-        """`[B]`: the mean of squares of what has the shape of the latents, over the places that count."""
-        squares = (difference**2).flatten(1)
-        if self.weights is None:
-            return squares.mean(dim=1)
-        b, *middle, height, width = difference.shape
-        weights = self.weights.reshape(b, *(1 for _ in middle), height, width).expand_as(difference).flatten(1)
-        return (squares * weights).sum(dim=1) / weights.sum(dim=1)
+from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trained_steps, trajectories, walk, windows
 
 
 @dataclass(frozen=True)
@@ -94,7 +51,7 @@ class Sampling:
 _Sampling = Sampling
 
 
-class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
+class DenoisingPolicy(SurrogatePolicy):
     """A denoising model as objectives see it.
 
     Random numbers come from generators on the CPU, so that they are the same on every device.
@@ -229,12 +186,13 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
 
     @torch.no_grad()
     def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
-        """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]`, which are means over dimensions.
+        """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]` but the last, means over dimensions.
 
         `replay` finds the same while nothing trains. Raises UserError where no step draws noise.
         """
         x, noisy, noise = self._start(seeds)
-        if not noisy.any():
+        counted = trained_steps(noisy)
+        if not counted.any():
             raise UserError(
                 "sampling.eta: only steps that draw noise have a probability, and a rollout needs some: set eta above 0"
                 " (1 for diffusion models, 0.7 for flow models) and sampling.steps to 2 or more"
@@ -245,8 +203,8 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
                 latents.append(taken.x_next)
                 log_probs.append(taken.transition.log_prob(taken.x_next))
             samples = self._decoded(prompts, latents[-1], seeds)
-        values = torch.stack(log_probs, dim=1)[noisy].reshape(len(noisy), -1)
-        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, noisy))
+        values = torch.stack(log_probs, dim=1)[counted].reshape(len(counted), -1)
+        return Rollout(samples, LogProbs(values, torch.ones_like(values)), trajectories(latents, counted))
 
     def replay(self, rollout: Rollout) -> LogProbs:
         """How likely today's weights find the steps of a rollout (or a slice of one), `[B, U]`, with gradient.
@@ -284,49 +242,6 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         ]
         return Rollout(rollout.samples, log_probs, trajectories)
 
-    # ---- likelihood
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[Prompt], media: Sequence[Media | Masked], rng: torch.Generator) -> Encoded:
-        """Data as the network sees it, one sample a prompt. Under a mask only what it shows counts in a likelihood."""
-        shown = [one.media if isinstance(one, Masked) else one for one in media]
-        latents = self.encodings.posterior(shown).sample(rng)
-        return Encoded(latents, self._condition(prompts), self.encodings.weights(media))
-
-    def draw(self, encoded: Encoded, rng: torch.Generator, copies: int = 1) -> Draw:
-        """Times and noise for `encoded`, whose batch is `copies` batches one after the other that share them."""
-        n = len(encoded.latents) // copies
-        t = self.model.path.draw_times(n, rng)
-        noise = torch.randn((n, *encoded.latents.shape[1:]), generator=rng)
-        device = encoded.latents.device
-        return Draw(torch.cat([t] * copies).to(device), torch.cat([noise] * copies).to(device))
-
-    def log_likelihood(self, encoded: Encoded, draw: Draw) -> LogProbs:
-        """The surrogate log-likelihood at a draw, `[B, 1]`: -½ mean over dimensions of (output - target)²."""
-        return self._surrogate(encoded, draw, self._predict(encoded, draw))
-
-    def signal(self, draw: Draw) -> Tensor:
-        """a_t² at a draw's times, `[B]`: what makes of a squared error of the velocity, or of v, one of the noise."""
-        return self.model.path.coefficients(draw.t)[0].float() ** 2
-
-    def drift(self, encoded: Encoded, draw: Draw) -> Tensor:
-        """How far the weights moved the prediction at a draw, `[B]`: mean over dimensions of (output - reference)²."""
-        ours, reference = self._predictions(encoded, draw)
-        return encoded.mean_square(ours - reference)
-
-    def compared(self, encoded: Encoded, draw: Draw) -> Compared:
-        """Policy and reference at a draw, by one forward of each.
-
-        The surrogates are Gaussians of one width, so that KL(reference ‖ policy) is half the drift.
-        """
-        ours, reference = self._predictions(encoded, draw)
-        apart = encoded.mean_square(ours - reference)[:, None] / 2
-        return Compared(
-            self._surrogate(encoded, draw, ours),
-            self._surrogate(encoded, draw, reference),
-            LogProbs(apart, torch.ones_like(apart)),
-        )
-
     # ---- inside
 
     def _start(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Noise]:
@@ -343,7 +258,7 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         noisy = noisy_steps(self.model.path, self._grid(), self.sde)
         if self.sampling.window is None:
             return x, noisy.expand(len(seeds), -1), noise
-        return x, windows(noisy, self.sampling.window, generators), noise
+        return x, windows(trained_steps(noisy), self.sampling.window, generators), noise
 
     def _walk(self, denoise: Denoise, x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
         return walk(denoise, self.model.path, x, self._grid(), noisy, self.sde, noise)
@@ -373,30 +288,11 @@ class DenoisingPolicy(AdapterPolicy[DenoisingModel]):
         """`[N + 1]`: the sampler's times."""
         return self.model.path.grid(self.sampling.steps).to(self.model.device)
 
-    def _predict(self, encoded: Encoded, draw: Draw) -> Tensor:
-        x_t = self.model.path.add_noise(encoded.latents, draw.noise, draw.t)
-        return self.model.predict(x_t, draw.t, encoded.condition)
-
-    def _predictions(self, encoded: Encoded, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The policy's output with gradient, and the reference's without."""
-        with torch.no_grad(), self.reference():
-            reference = self._predict(encoded, draw)
-        return self._predict(encoded, draw), reference
-
-    def _surrogate(self, encoded: Encoded, draw: Draw, output: Tensor) -> LogProbs:
-        """-½ mean over dimensions of (output - target)², `[B, 1]`."""
-        target = self.model.path.target(encoded.latents, draw.noise, draw.t)
-        values = -0.5 * encoded.mean_square(output - target)[:, None]
-        return LogProbs(values, torch.ones_like(values))
-
     def _denoise(self, prompts: Sequence[Prompt]) -> Denoise:
         scale = self.sampling.guidance_scale
         empty = self.encodings.unconditional(len(prompts)) if scale != 1 else None
         unconditional = empty and {**empty, **self.encodings.shown(prompts)}
         return classifier_free(self.model.predict, self._condition(prompts), unconditional, scale)
-
-    def _condition(self, prompts: Sequence[Prompt]) -> Condition:
-        return {**self.encodings.condition([prompt.text for prompt in prompts]), **self.encodings.shown(prompts)}
 
     def _recomputed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, under gradient checkpointing if the run wants it."""

@@ -65,6 +65,16 @@ def noisy_steps(path: Path, grid: Tensor, sde: Sde) -> Tensor:
     return sde.spread(path, grid[:-1], grid[1:])[1] > 0
 
 
+def trained_steps(noisy: Tensor) -> Tensor:
+    """`[..., N]`: which of the noisy steps are units of a rollout: all but the last one of the sampler.
+
+    On a path that ends at ᾱ_0 the last step draws, too, but with a deviation of some hundredths: nobody sees what it drew, while
+    the gradient of its log-probability, which goes with 1 / σ, would outweigh that of all others.
+    """
+    last = torch.arange(noisy.shape[-1], device=noisy.device) == noisy.shape[-1] - 1
+    return noisy & ~last
+
+
 def windows(noisy: Tensor, size: int, generators: list[torch.Generator]) -> Tensor:
     """`[B, N]`: of each sample `size` steps in a row, at a place that its own generator draws. `noisy`: `[N]`.
 

@@ -12,8 +12,9 @@ from mmalign import UserError
 from mmalign.cli import app
 from mmalign.data.check import Checker, Readable
 from mmalign.data.convert import convert
+from mmalign.data.feedback import Preferences, Ratings
 from mmalign.data.presets import PRESETS, preset
-from mmalign.data.sources import Pairs
+from mmalign.data.sources import Pairs, SampleRows
 from mmalign.data.stream import lines
 from mmalign.data.texts import TextPairs
 from mmalign.errors import BadRow
@@ -161,6 +162,13 @@ def test_rlhf_v_converts_and_trains_the_same(folded, pictures):
     assert direct == {"prompt": Prompt("What?", images=(pictures / "a.png",)), **expected}
     assert own["prompt"].images[0].resolve() == (pictures / "a.png").resolve()
     assert {**own, "prompt": own["prompt"].text} == {"prompt": "What?", **expected}
+
+
+@pytest.mark.parametrize("source", [Pairs, SampleRows, Preferences, Ratings])
+def test_what_a_prompt_of_media_shows_comes_with_it(source, pictures):
+    sides = {"chosen": "a.png", "rejected": "b.png", "first": "a.png", "second": "b.png", "preference": "first"}
+    row = {"prompt": "a wave", "sample": "a.png", "rating": 1.0, **sides, "images": ["b.png"]}
+    assert source(str(written(pictures, [row])))[0]["prompt"] == Prompt("a wave", images=(pictures / "b.png",))
 
 
 def test_a_label_out_of_range_is_named_and_stops_training(pictures):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from mmalign.builtin import evaluation, files
 from mmalign.builtin.evaluation import evaluate
 from mmalign.builtin.statistics import estimates, paired, paired_estimates, summary, summed
-from mmalign.compose import _unjudged, build_metrics
+from mmalign.compose import build_metrics
 from mmalign.config import Config, _contradictions
 from mmalign.errors import UserError
+from mmalign.fits import unjudged
 from mmalign.metrics import CheckedMetric, f1, ratio
 from mmalign.records import Prompt, Samples
 from mmalign.specs import JudgeSpec, MetricSpec
@@ -215,7 +216,7 @@ class Echo:
 
 
 def picked(key, spec, built=None):
-    return SimpleNamespace(key=key, offer=SimpleNamespace(spec=spec), build=built)
+    return SimpleNamespace(key=key, offer=SimpleNamespace(spec=spec), build=lambda device: built())
 
 
 AGREES = picked("evaluation.metrics.0", MetricSpec("agrees", Agrees, judge=frozenset({"answers"})), Agrees)
@@ -230,12 +231,12 @@ def test_a_metric_gets_the_judge_that_it_asks_for():
     rows = found["agrees"].counts(Samples([Prompt("yes"), Prompt("no")], ["", ""]))
     assert found["agrees"].numbers(summed(rows)) == {"agreement": 0.5}
     assert found["bright"].judge is None
-    assert list(_unjudged([AGREES, plain], judge)) == []
+    assert list(unjudged([AGREES, plain], judge)) == []
 
 
 def test_a_metric_without_the_judge_that_it_asks_for_is_a_fault():
-    (fault,) = _unjudged([AGREES], None)
+    (fault,) = unjudged([AGREES], None)
     assert fault == ("evaluation.metrics.0", "'agrees' asks a judge for 'answers': name one under evaluation.judge")
     other = picked("evaluation.judge", JudgeSpec("oracle", Echo))
-    (fault,) = _unjudged([AGREES], other)
+    (fault,) = unjudged([AGREES], other)
     assert fault[1] == "'agrees' asks for 'answers', which judge 'oracle' does not give"

@@ -10,6 +10,7 @@ from mmalign import UserError
 from mmalign.maths.transitions import step
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from mmalign.samplers.walk import noisy_steps, trained_steps
 from unit.toy import SHAPE, ToyModel, gradient, parts, paths, prompts
 
 STEPS, SEEDS = 5, [3, 4, 5, 6]
@@ -77,15 +78,20 @@ def test_log_probs_are_those_of_the_drawing(path, kind, eta):
         assert_close(rollout.log_probs.values[0, i], by_hand.detach(), check_dtype=False)
 
 
-def test_where_the_clean_end_is_noisy_the_last_step_counts():
-    """As with DDPO's schedule, whose last step goes to the first ᾱ of the table."""
+@pytest.mark.parametrize("window", [None, 2])
+def test_where_the_clean_end_is_noisy_the_last_step_draws_but_is_no_unit(window):
+    """As with DDPO's schedule, whose last step goes to the first ᾱ of the table: its tiny σ would outweigh all others."""
     model = ToyModel(paths()["epsilon"])
     model.path._alphas_cumprod[-1] = model.path._alphas_cumprod[0]
     model.path.timesteps = lambda steps: torch.linspace(801, 1, steps).round()
-    made = DenoisingPolicy(model, Sampling(STEPS, 2.0, eta=1.0))
-    rollout = made.rollout(prompts(2), SEEDS[:2])
-    assert rollout.log_probs.values.shape == (2, STEPS)
+    made = DenoisingPolicy(model, Sampling(STEPS, 2.0, eta=1.0, window=window))
+    rollout = made.rollout(prompts(40), range(40))
+    assert rollout.log_probs.values.shape == (40, window or STEPS - 1)
+    assert max(int(unit["steps"].max()) for unit in rollout.units) == STEPS - 2
     assert_close(made.replay(rollout).values, rollout.log_probs.values, rtol=0, atol=1e-6)
+    noisy = noisy_steps(model.path, model.path.grid(STEPS), made.sde)
+    assert noisy.tolist() == [True] * STEPS
+    assert trained_steps(noisy).tolist() == [True] * (STEPS - 1) + [False]
 
 
 @pytest.mark.parametrize(("path", "eta"), [("epsilon", 0.0), ("flow", 0.0)])

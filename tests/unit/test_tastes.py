@@ -187,11 +187,7 @@ def test_the_reward_of_an_annotator_is_the_mixture(monkeypatch):
     made = policy("one", "two", annotators=("ann",))
     with torch.no_grad():
         made.headed.tastes[0, 0] = torch.tensor([math.log(3.0), 0.0])
-
-    def opened(self, path):
-        self.policy = made
-
-    monkeypatch.setattr(RewardModel, "__init__", opened)
+    monkeypatch.setattr("mmalign.rewards.trained.load", lambda path: made)
     samples = Samples(prompts(2), ["z", "aa"])
     stranger, known = Annotator("here")(samples), Annotator("here", "ann")(samples)
     assert isinstance(known, Scores)
