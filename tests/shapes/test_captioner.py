@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has hardly learnt anything, as the command writes it."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as small:
-        for name, value in {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "SURE_STEPS": 1, "FALSE_STEPS": 1}.items():
+        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "SURE_STEPS": 1, "FALSE_STEPS": 1}
+        for name, value in few.items():
             small.setattr(everything, name, value)
         everything.pretrain_captioner(out, seed=0)
     return out
