@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from mmalign_lvlm.judges import QUESTION
 from mmalign_shapes.images import scenes
 from mmalign_shapes.oracle import judged
 from mmalign_shapes.pretrain import questions
@@ -39,6 +40,10 @@ def test_of_a_thing_that_is_not_there_nothing_is_true() -> None:
     facts = [fact for seed in range(300) for fact in questions.facts(SCENE, random.Random(seed))]
     about = {answer for text, answer in facts if "triangle" in text or "cross" in text}
     assert about == {"No"}
+
+
+def test_the_judge_of_the_other_plugin_asks_so() -> None:
+    assert questions._JUDGE.format("It is red.") == QUESTION.replace("{fact}", "It is red.")
 
 
 def test_a_dialogue_begins_as_a_judge_asks_or_with_the_bare_sentence() -> None:
