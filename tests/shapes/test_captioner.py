@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has hardly learnt anything, as the command writes it."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as small:
-        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "SURE_STEPS": 1, "FALSE_STEPS": 1}
+        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "FALSE_STEPS": 1}
         for name, value in few.items():
             small.setattr(everything, name, value)
         everything.pretrain_captioner(out, seed=0)
@@ -86,6 +86,13 @@ def test_the_tower_is_asked_what_is_on_each_patch_where_its_centre_is_and_how_it
     assert told[0, 0].tolist() == [0] * 8
     assert int((told[..., 0] > 0).sum()) == 3 * 3 + 2 * 3  # patches whose middle is inside
     assert (told.flatten(0, 1).amax(0) < torch.tensor(captioner.ANSWERS)).all()
+
+
+def test_it_says_which_kinds_and_which_shapes_are_in_the_picture() -> None:
+    scene = Scene((Thing(Kind("green", "cross"), 20, 44, 10), Thing(Kind("red", "circle"), 50, 20, 10)), None, 230)
+    told = captioner.what_is_shown([scene])[0, 0].tolist()
+    seen = [name for name, there in zip([*map(str, kinds()), *SHAPES], told, strict=True) if there]
+    assert sorted(seen) == ["circle", "cross", "green cross", "red circle"]
 
 
 def test_training_sees_what_the_processor_gives(processor: LlavaProcessor, shown: captioner.Shown) -> None:

@@ -48,7 +48,7 @@ def test_the_judge_of_the_other_plugin_asks_so() -> None:
 
 def test_a_dialogue_begins_as_a_judge_asks_or_with_the_bare_sentence() -> None:
     asked = [questions.dialogue(SCENE, random.Random(seed)) for seed in range(60)]
-    assert all(1 <= len(dialogue) <= 7 for dialogue in asked)
+    assert all(1 <= len(dialogue) <= 8 for dialogue in asked)
     first = [dialogue[0][0] for dialogue in asked]
     for form in ("Is this true of the picture: ", "Is there a ", "There "):
         assert any(text.startswith(form) for text in first)

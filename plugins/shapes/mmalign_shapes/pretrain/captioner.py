@@ -161,19 +161,30 @@ def _other(scene: Scene, thing: Thing, relation: str) -> int:
     return 0 if nearest is None else KINDS.index(nearest.kind) + 1
 
 
+def what_is_shown(shown: Sequence[Scene]) -> Tensor:
+    """`[B, 1, 35]`: 1 for each kind of thing, then for each shape, that is anywhere in the picture."""
+    found = [[kind in scene.kinds for kind in KINDS] for scene in shown]
+    forms = [[any(kind.shape == shape for kind in scene.kinds) for shape in SHAPES] for scene in shown]
+    return torch.cat([torch.tensor(found), torch.tensor(forms)], dim=1)[:, None].float()
+
+
 def train_tower(shown: Shown, steps: int, seed: int) -> CLIPVisionModel:
-    """A tower whose patches say what is there, `what_is_where`."""
+    """A tower whose patches say what is there, `what_is_where`, and each of them what is in the picture, `what_is_shown`.
+
+    Else a language model as small as ours hardly learns to tell that something is nowhere.
+    """
     torch.manual_seed(seed)
-    tower, head = new_tower().train(), nn.Linear(WIDTH, sum(ANSWERS))
+    tower, head = new_tower().train(), nn.Linear(WIDTH, sum(ANSWERS) + len(KINDS) + len(SHAPES))
     weights = [*tower.parameters(), *head.parameters()]
     optimizer, schedule = _optimizer(weights, 1.5e-3, steps)
     for indices in track(batches(len(shown), TOWER_BATCH_SIZE, steps, seed), "tower", steps):
         patches = tower(_pixels(shown, indices)).last_hidden_state[:, 1:]
-        told = head(patches).split(ANSWERS, dim=-1)
-        right = what_is_where([shown.scenes[i] for i in indices.tolist()]).unbind(-1)
-        parts = zip(told, right, strict=True)
-        loss = torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum()
-        update(loss, weights, optimizer, schedule)
+        *told, seen = head(patches).split([*ANSWERS, len(KINDS) + len(SHAPES)], dim=-1)
+        scenes = [shown.scenes[i] for i in indices.tolist()]
+        parts = zip(told, what_is_where(scenes).unbind(-1), strict=True)
+        there = torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum()
+        anywhere = F.binary_cross_entropy_with_logits(seen, what_is_shown(scenes).expand_as(seen), reduction="none")
+        update(there + anywhere.sum(dim=-1).mean(), weights, optimizer, schedule)
     return tower.eval()
 
 

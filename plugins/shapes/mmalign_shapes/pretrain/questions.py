@@ -25,12 +25,14 @@ FALSE = 0.25
 """Share of the statements that are false in a description whose sentences are asked about."""
 _JUDGE = 'Is this true of the picture: "{}" Answer yes or no.'
 _SENTENCE = re.compile(r"[^.]+\.")
-_FACTS = 6
+_FACTS = 8
+_SENTENCES = 0.3
+"""Share of the dialogues that go through a description; the others are about facts."""
 
 
 def dialogue(scene: Scene, rng: random.Random) -> list[Asked]:
     """Sentences of one description one after the other, or facts that have nothing to do with each other."""
-    (text, answer), *rest = sentences(scene, rng) if rng.random() < 0.5 else facts(scene, rng)
+    (text, answer), *rest = sentences(scene, rng) if rng.random() < _SENTENCES else facts(scene, rng)
     asked = _JUDGE.format(text) if text.endswith(".") and rng.random() < 0.5 else text
     return [(asked, answer), *rest]
 
@@ -86,7 +88,8 @@ def _relation(first: Kind, second: Kind, rng: random.Random) -> Claim:
     return Claim("relation", things, rng.choice([*RELATIONS]))
 
 
-_FORMS: Sequence[Form] = (_number, _shape, _thing, _color, _relation)
+_FORMS: Sequence[Form] = (_number, _color, *[_shape] * 3, *[_thing] * 2, *[_relation] * 2)
+"""Each as often as it is hard: how many there are and what colour a thing has is soon learnt."""
 
 
 def _answer(true: bool) -> str:

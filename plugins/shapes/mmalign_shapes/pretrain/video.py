@@ -65,9 +65,9 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> UMT5EncoderModel:
 
 
 def new_transformer() -> WanTransformer3DModel:
-    """Untrained, four layers, about a million weights, for 48 tokens a video."""
+    """Untrained, four layers, about a million weights, for 80 tokens a video."""
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1),
+        patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=WIDTH // 4,
         in_channels=CHANNELS,
@@ -113,7 +113,7 @@ def train_transformer(
     seed: int,
     phases: Sequence[Phase],
 ) -> WanTransformer3DModel:
-    """Predict the velocity of noised latents `[N, 16, 3, 4, 4]` under what is said of them, in phases.
+    """Predict the velocity of noised latents `[N, 8, 5, 8, 8]` under what is said of them, in phases.
 
     seen: the latents, and what each shows.
     """
