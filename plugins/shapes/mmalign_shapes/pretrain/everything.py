@@ -38,7 +38,7 @@ FALSE = 0.25
 
 SEEN_VIDEOS, VIDEOS = 3_200, 4_000
 """How many videos the autoencoder learns from, and how many the generator."""
-VIDEO_VAE_STEPS = 5_000
+VIDEO_VAE_STEPS = 3_000
 
 _BATCH = 64
 _GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
