@@ -16,6 +16,7 @@ from mmalign_shapes.descriptions import describe
 from mmalign_shapes.images import REQUEST, ShapesCaptions
 from mmalign_shapes.pretrain import captioner, everything
 from mmalign_shapes.pretrain.data import floats
+from mmalign_shapes.pretrain.questions import FORMS, THEN
 from mmalign_shapes.rewards import CaptionOracle
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing, kinds
 from mmalign_shapes.statements import NUMBERS, TYPES
@@ -42,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has hardly learnt anything, as the command writes it."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as small:
-        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "FALSE_STEPS": 1}
+        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "SURE_STEPS": 1, "FALSE_STEPS": 1}
         for name, value in few.items():
             small.setattr(everything, name, value)
         everything.pretrain_captioner(out, seed=0)
@@ -130,7 +131,7 @@ def test_the_tower_learns_and_rests_while_the_language_model_does(
     assert losses[-1] < losses[0] - 0.5
     losses.clear()
     model = captioner.new_captioner(tower, processor.tokenizer)
-    captioner.train_captioner(model, processor, shown, 8, 0, learning_rate=3e-3)
+    captioner.train_captioner(model, processor, shown, 8, 0, learning_rate=3e-3, forms=THEN)
     assert losses[-1] < losses[0] - 0.5
     after = model.model.vision_tower.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in tower.state_dict().items())
@@ -159,7 +160,7 @@ def test_figures_stand_beside_the_weights(trained: Path) -> None:
         assert set(found) == {"hallucination", *TYPES, "recall", "statements", "length"}
         assert all(0 <= found[name] <= 1 for name in ("hallucination", *TYPES, "recall"))
     assert all(0 <= share <= 1 for share in figures["answers"].values())
-    assert set(figures["answers"]) == {"sentences", "facts"}
+    assert set(figures["answers"]) == {"sentences", *FORMS}
     assert (trained / "captioner" / "model.safetensors").stat().st_size < 4e6
 
 

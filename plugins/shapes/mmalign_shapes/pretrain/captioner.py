@@ -195,10 +195,11 @@ def train_captioner(
     steps: int,
     seed: int,
     learning_rate: float,
+    forms: Sequence[str],
     share: float = 0.0,
 ) -> LlavaForConditionalGeneration:
     """Cross entropy of descriptions, of whose statements a share is false, and of answers whether something is true, which
-    always are right: one half of each batch is described, the other asked about. The tower rests.
+    always are right: one half of each batch is described, the other asked about, in `forms`. The tower rests.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -216,7 +217,9 @@ def train_captioner(
 
     for indices in track(batches(len(shown), BATCH_SIZE, steps, seed), "captioner", steps):
         half, other = indices.chunk(2)
-        update(loss(half, described) + loss(other, lambda scene: dialogue(scene, rng)), weights, optimizer, schedule)
+        update(
+            loss(half, described) + loss(other, lambda scene: dialogue(scene, rng, forms)), weights, optimizer, schedule
+        )
     return model.eval().requires_grad_(True)
 
 

@@ -19,6 +19,7 @@ from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
 from mmalign_shapes.pretrain.data import make_world, track
 from mmalign_shapes.pretrain.generator import sample, train_generator
 from mmalign_shapes.pretrain.measure import measure_captioner, measure_clip, measure_generator, measure_video
+from mmalign_shapes.pretrain.questions import FIRST, THEN
 from mmalign_shapes.pretrain.vae import decode, train_vae
 from mmalign_shapes.prompts import captions
 
@@ -31,7 +32,7 @@ CLIP_STEPS = 1_400
 
 DESCRIBED, UNSEEN = 10_000, 256
 TOWER_STEPS = 1_000
-TRUE_STEPS = 2_400
+TRUE_STEPS, SURE_STEPS = 2_400, 1_200
 FALSE_STEPS = 500
 FALSE = 0.25
 """Share of the statements that are false in the captioner's last training. What it does not see adds to that."""
@@ -83,13 +84,20 @@ def pretrain_captioner(out: Path, seed: int) -> None:
     model = finished(
         work / "captioner-true",
         load,
-        lambda: train_captioner(new_captioner(tower, processor.tokenizer), processor, shown, TRUE_STEPS, seed, 1.5e-3),
+        lambda: train_captioner(
+            new_captioner(tower, processor.tokenizer), processor, shown, TRUE_STEPS, seed, 1.5e-3, FIRST
+        ),
+    )
+    model = finished(
+        work / "captioner-sure",
+        load,
+        lambda: train_captioner(model, processor, shown, SURE_STEPS, seed + 2, 1e-3, THEN),
     )
     knows = measure_captioner(model, processor, unseen, seed)
     model = finished(
         work / "captioner",
         load,
-        lambda: train_captioner(model, processor, shown, FALSE_STEPS, seed + 1, 5e-4, FALSE),
+        lambda: train_captioner(model, processor, shown, FALSE_STEPS, seed + 1, 5e-4, THEN, FALSE),
     )
     figures = {"seed": seed, "before_false_descriptions": knows, **measure_captioner(model, processor, unseen, seed)}
     write_captioner(model, processor, out / "captioner", figures)

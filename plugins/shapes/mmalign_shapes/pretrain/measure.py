@@ -1,7 +1,8 @@
 """What the trained checkpoints can do, by the oracle: figures for `training.json`."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,20 @@ from mmalign_shapes.pretrain import video, video_vae
 from mmalign_shapes.pretrain.captioner import Shown, answer, rows
 from mmalign_shapes.pretrain.data import World, floats
 from mmalign_shapes.pretrain.generator import sample, tokenize
-from mmalign_shapes.pretrain.questions import Asked, facts, sentences
+from mmalign_shapes.pretrain.questions import FORMS, Asked, facts, sentences
 from mmalign_shapes.pretrain.vae import decode, encode
 from mmalign_shapes.pretrain.video_vae import Videos
 from mmalign_shapes.prompts import ShapesPrompts
 from mmalign_shapes.rewards import CaptionOracle
+from mmalign_shapes.scenes import Scene
 from mmalign_shapes.statements import TYPES
 
 SAMPLING = {"steps": 8, "guidance_scale": 2.0}
 VIDEO_SAMPLING: dict[str, Any] = {"steps": 8, "guidance_scale": 2.0}
 _BATCH = 64
+
+Talk = Callable[[Scene, random.Random], Iterable[Asked]]
+"""Questions about a scene with their answers."""
 
 
 @torch.no_grad()
@@ -58,11 +63,13 @@ def measure_captioner(model: Any, processor: Any, unseen: Shown, seed: int) -> d
     questions about them it answers rightly, as a mean of those to say yes to and those to say no to.
     """
     torch.manual_seed(seed)
+    talks: Mapping[str, Talk] = {"sentences": sentences, **{form: partial(facts, forms=[form]) for form in FORMS}}
+    answers = {name: _answered(model, processor, unseen, talk, seed) for name, talk in talks.items()}
     return {
         "pictures": len(unseen),
         "sampled": _described(model, processor, unseen, temperature=1.0),
         "likeliest": _described(model, processor, unseen, temperature=0.0),
-        "answers": {talk.__name__: _answered(model, processor, unseen, talk, seed) for talk in (sentences, facts)},
+        "answers": answers,
     }
 
 
@@ -84,7 +91,7 @@ def _described(model: Any, processor: Any, unseen: Shown, temperature: float) ->
 
 
 @torch.no_grad()
-def _answered(model: Any, processor: Any, unseen: Shown, talk: Callable[..., Iterable[Asked]], seed: int) -> float:
+def _answered(model: Any, processor: Any, unseen: Shown, talk: Talk, seed: int) -> float:
     """Balanced accuracy of the answers, which are a token and an end each."""
     rng, right = random.Random(seed), {"Yes": list[bool](), "No": list[bool]()}
     for start in range(0, len(unseen), _BATCH):

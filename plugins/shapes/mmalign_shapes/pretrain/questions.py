@@ -6,7 +6,7 @@ reward model that is made of the captioner needs it.
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from mmalign_shapes.descriptions import describe, hallucinated
@@ -30,9 +30,9 @@ _SENTENCES = 0.3
 """Share of the dialogues that go through a description; the others are about facts."""
 
 
-def dialogue(scene: Scene, rng: random.Random) -> list[Asked]:
+def dialogue(scene: Scene, rng: random.Random, forms: Sequence[str]) -> list[Asked]:
     """Sentences of one description one after the other, or facts that have nothing to do with each other."""
-    (text, answer), *rest = sentences(scene, rng) if rng.random() < _SENTENCES else facts(scene, rng)
+    (text, answer), *rest = sentences(scene, rng) if rng.random() < _SENTENCES else facts(scene, rng, forms)
     asked = _JUDGE.format(text) if text.endswith(".") and rng.random() < 0.5 else text
     return [(asked, answer), *rest]
 
@@ -46,12 +46,12 @@ def sentences(scene: Scene, rng: random.Random) -> Iterator[Asked]:
         yield sentence.group().strip(), _answer(all(own))
 
 
-def facts(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    """Of every form as many true ones as false ones, so that no answer can be told from the question alone; half of those about
-    existence ask as POPE does.
+def facts(scene: Scene, rng: random.Random, forms: Sequence[str]) -> Iterator[Asked]:
+    """Facts, each of one of `forms`, as many true ones as false ones of each, so that no answer can be told from the question
+    alone; half of those about existence ask as POPE does.
     """
     for _ in range(_FACTS):
-        form, wanted = rng.choice(_FORMS), rng.random() < 0.5
+        form, wanted = FORMS[rng.choice(forms)], rng.random() < 0.5
         tried = islice(_said(form, scene, rng), 50)  # for where every shape is there, none is missing
         text, true = next((one for one in tried if one[1] == wanted), next(_said(form, scene, rng)))
         if text.startswith("There is a ") and rng.random() < 0.5:
@@ -88,8 +88,17 @@ def _relation(first: Kind, second: Kind, rng: random.Random) -> Claim:
     return Claim("relation", things, rng.choice([*RELATIONS]))
 
 
-_FORMS: Sequence[Form] = (_number, _color, *[_shape] * 3, *[_thing] * 2, *[_relation] * 2)
-"""Each as often as it is hard: how many there are and what colour a thing has is soon learnt."""
+FORMS: Mapping[str, Form] = {
+    "number": _number,
+    "shape": _shape,
+    "thing": _thing,
+    "color": _color,
+    "relation": _relation,
+}
+FIRST = ("number", "color", *["shape"] * 3, *["thing"] * 2, *["relation"] * 2)
+"""What is asked at first: mostly whether something is there at all, without which the rest is guessing."""
+THEN = ("number", "shape", *["color"] * 2, *["thing"] * 3, *["relation"] * 2)
+"""What is asked afterwards."""
 
 
 def _answer(true: bool) -> str:
