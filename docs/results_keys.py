@@ -1,8 +1,9 @@
 """What the result of a run depends on, as a hash; nothing heavy is imported, so that it takes no time.
 
-Its config with overrides and seed; the code of the parts that the config names, of their process and of the loop; and the files
-of models that it names inside a package. Comments and docstrings do not matter. Code elsewhere is left out, for nearly all of
-it changes no result: where it does, raise the `version` of the claim.
+Its config with overrides and seed; the code of the parts that the config names, of their process and of the loop, with all of
+mmalign and its plugins that this imports; and the files of models that the config names inside a package. Comments and docstrings
+do not matter. Other packages, what is imported by a text and the engine around the loop are left out, for nearly all of it
+changes no result: where it does, raise the `version` of the claim.
 """
 
 import ast
@@ -22,6 +23,8 @@ from mmalign.processes import PROCESSES
 
 LOOP = ("mmalign.loop", "mmalign.feeds", "mmalign.data.collect")
 """What every run goes through."""
+SPOKEN = ("mmalign.console", "mmalign.errors", "mmalign.faults", "mmalign.words")
+"""What only says things to people, and so is not followed."""
 
 
 def key(config: Path, overrides: Sequence[str], version: int = 0) -> str:
@@ -44,12 +47,16 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def code_of(said: set[str]) -> Iterator[Path]:
-    """The files of the loop and of every part that is named."""
-    for module in LOOP:
-        yield from files_of(module)
-    for name, modules in parts().items():
-        if name in said:
-            yield from (file for module in modules for file in files_of(module))
+    """The files of the loop and of every part that is named, and all that they import of ours, directly or not."""
+    modules = [*LOOP, *(module for name, built in parts().items() if name in said for module in built)]
+    found: set[Path] = set()
+    ahead = [file for module in modules for file in files_of(module)]
+    while ahead:
+        file = ahead.pop()
+        if file not in found:
+            found.add(file)
+            ahead += imported(file)
+    yield from found
 
 
 @cache
@@ -67,11 +74,42 @@ def parts() -> Mapping[str, list[str]]:
 @cache
 def files_of(module: str) -> Sequence[Path]:
     """The file of a module, or all of a package's."""
+    path = place_of(module)
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def place_of(module: str) -> Path:
+    """Where a module is, without the ending of its file; nothing is imported."""
     top, *inner = module.split(".")
     spec = find_spec(top)
     folder = Path(str(next(iter(spec.submodule_search_locations or ())))) if spec else Path(top)
-    path = folder.joinpath(*inner)
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return folder.joinpath(*inner)
+
+
+@cache
+def imported(path: Path) -> Sequence[Path]:
+    """The files of ours that a file imports, at its head or within a function, but not for its types alone."""
+    names = [name for name in names_in(ast.parse(path.read_bytes())) if name not in SPOKEN]
+    files = (file_of(name) for name in names if name.partition(".")[0].partition("_")[0] == "mmalign")
+    return sorted({file for file in files if file})
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Modules and what is taken from them, which may be modules, too: `from a import b` is `a` and `a.b`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from names_in(node)
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a module, a package's `__init__`; None of a name that is no module."""
+    path = place_of(module)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if path.is_file() else None
 
 
 def models_of(said: set[str]) -> Iterator[Path]:

@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from mmalign.compose import (
     evaluation_prompts,
 )
 from mmalign.config import load
-from mmalign.data.sources import Prompts, SampleRows
+from mmalign.data.sources import Prompts, SampleRows, table
 from mmalign.document import value
 from mmalign.errors import UserError
 from mmalign.fits import makes_samples
 from mmalign.guidance import Lead, sampler
+from mmalign.metrics import CheckedMetric
 from mmalign.options import complete
-from mmalign.parts import Parts
+from mmalign.parts import Counts, Parts
 from mmalign.records import Samples, batched
 from mmalign.rewards.weighted import CheckedReward
 
@@ -110,22 +112,33 @@ def sample(
     return files
 
 
-def score(folder: Path, rewards: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """Score the samples of a folder (its `samples.jsonl`) with each reward, named as in a config.
+def score(
+    folder: Path, rewards: Sequence[str], options: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Score the samples of a folder (its `samples.jsonl`) with each reward, and count them with each metric, named as in a
+    config. What a row says of its sample is the metadata of its prompt.
 
-    options: `reward.key=value`, for example `clip-score.model=ViT-B-32`. Returns {reward: {"mean", "se", "n", "scores"}}.
+    options: `name.key=value`, for example `clip-score.model=ViT-B-32`. Returns {reward: {"mean", "se", "n", "scores"}}; with
+    metrics also {"metrics": {metric: {number: {"mean", "se", "n"}}}}.
     """
+    if not rewards and not metrics:
+        raise UserError("nothing to score with: name a --reward or a --metric, see `mmalign list`")
     manifest = folder / "samples.jsonl"
     if not manifest.is_file():
         raise UserError(f"{folder} holds no samples.jsonl: make samples with `mmalign sample`")
     found = plugins.load()
-    scorers = [_scorer(found, name, options) for name in rewards]
-    rows = SampleRows(str(manifest))
-    results: dict[str, list[float]] = {name: [] for name in rewards}
-    for samples in _read(rows, found):
-        for name, scorer in zip(rewards, scorers, strict=True):
-            results[name] += scorer(samples).values.tolist()
-    return {name: {**summary(scores), "scores": scores} for name, scores in results.items()}
+    scorers = {name: CheckedReward(name, _part(found, "reward", name, options).build()) for name in rewards}
+    counters = {name: _counter(found, name, options) for name in metrics}
+    scores: dict[str, list[float]] = {name: [] for name in rewards}
+    counts: dict[str, list[Counts | None]] = {name: [] for name in metrics}
+    for samples in _read(manifest, found):
+        for name, scorer in scorers.items():
+            scores[name] += scorer(samples).values.tolist()
+        for name, counter in counters.items():
+            counts[name] += counter.counts(samples)
+    results: dict[str, Any] = {name: {**summary(found), "scores": found} for name, found in scores.items()}
+    numbers = {name: estimates(counters[name].numbers, rows) for name, rows in counts.items()}
+    return results | ({"metrics": numbers} if numbers else {})
 
 
 def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -168,21 +181,35 @@ def _warn(led: Lead) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _scorer(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedReward:
-    offer = found.catalogue.find("reward", name)
+def _counter(found: plugins.Plugins, name: str, options: Sequence[str]) -> CheckedMetric:
+    choice = _part(found, "metric", name, options)
+    if choice.offer.spec.judge:
+        raise UserError(
+            f"metric '{name}' asks a judge: name both in the evaluation of a config, and use `mmalign evaluate`"
+        )
+    return CheckedMetric(name, choice.build())
+
+
+def _part(found: plugins.Plugins, kind: str, name: str, options: Sequence[str]) -> Choice:
+    """The reward or metric of that name with those of the options that are its own."""
+    offer = found.catalogue.find(kind, name)
     prefix = f"{name}."
     written = (option.removeprefix(prefix).partition("=") for option in options if option.startswith(prefix))
     given = {key: value(text) for key, _, text in written}
-    choice = Choice("reward", offer, complete(offer.spec, given))
-    return CheckedReward(name, choice.build())
+    return Choice(kind, offer, complete(offer.spec, given))
 
 
-def _read(rows: SampleRows, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:
-    """The samples of a manifest in batches of equal shape."""
+def _read(manifest: Path, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:
+    """The samples of a manifest in their order, in batches of equal shape."""
+    rows, told = SampleRows(str(manifest)), table(str(manifest))
     for start in range(0, len(rows), batch_size):
-        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        media = [read_media(found, Path(str(row["sample"]))) for row in batch]
-        yield Samples([row["prompt"] for row in batch], batched(media))
+        places = range(start, min(start + batch_size, len(rows)))
+        media = [read_media(found, Path(str(rows[i]["sample"]))) for i in places]
+        prompts = [replace(rows[i]["prompt"], metadata=told[i]) for i in places]
+        pairs = zip(prompts, media, strict=True)
+        for _, alike in groupby(pairs, key=lambda pair: getattr(pair[1], "shape", None)):
+            some, made = zip(*alike, strict=True)
+            yield Samples(some, batched(made))
 
 
 def read_media(found: plugins.Plugins, path: Path) -> Any:

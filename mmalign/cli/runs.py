@@ -147,24 +147,29 @@ def sample(
 def score(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `mmalign sample` made.")],
-    reward: Annotated[list[str], typer.Option(metavar="NAME", help="A reward; give it several times for several.")],
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A reward; give it several times for several.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A metric that asks no judge; several times for several.")
+    ] = None,
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME.KEY=VALUE", help="An option of one of the rewards.")
+        list[str] | None, typer.Argument(metavar="NAME.KEY=VALUE", help="An option of a reward or of a metric.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score samples with rewards. With --json also every single score."""
+    """Score samples with rewards, count them with metrics. With --json also every single score."""
     need_plugins(ctx)
     for option in options or ():
-        _check_reward_option(option, reward)
+        _check_part_option(option, [*(reward or ()), *(metric or ())])
 
     from mmalign import verbs
 
-    results = verbs.score(folder, reward, options or ())
+    results = verbs.score(folder, reward or (), options or (), metric or ())
     if as_json:
         say_json(results)
     else:
-        _say_scores(results, ())
+        _say_evaluation(results, ())
 
 
 def evaluate(
@@ -188,15 +193,15 @@ def evaluate(
     if as_json:
         say_json(results)
         return
-    _say_evaluation(results)
+    _say_evaluation(results, ("role",))
 
 
-def _say_evaluation(results: dict[str, Any]) -> None:
-    """A table each for rewards, metrics and held-out rows."""
+def _say_evaluation(results: dict[str, Any], extra: Sequence[str]) -> None:
+    """A table each for rewards, metrics and held-out rows. extra: what else is told of a reward."""
     metrics = results.pop("metrics", {})
     held_out = results.pop("held_out", None)
     if results:
-        _say_scores(results, ("role",))
+        _say_scores(results, extra)
     for name, numbers in metrics.items():
         _say_scores(numbers, (), what=name)
     if held_out is not None:
@@ -215,13 +220,13 @@ def report(
     typer.echo(f"report: {write(runs, out)}")
 
 
-def _check_reward_option(option: str, rewards: Sequence[str]) -> None:
+def _check_part_option(option: str, parts: Sequence[str]) -> None:
     key, equals, _ = option.partition("=")
     name, dot, _ = key.rpartition(".")
     if not equals or not dot:
         raise UserError(f"'{option}' is not of the form NAME.KEY=VALUE, for example clip-score.model=ViT-B-32")
-    if name not in rewards:
-        raise UserError(f"'{option}': '{name}' is not among the rewards of --reward{nearest(name, rewards)}")
+    if name not in parts:
+        raise UserError(f"'{option}': '{name}' is no --reward and no --metric{nearest(name, parts)}")
 
 
 def _say_scores(results: Mapping[str, Mapping[str, Any]], extra: Sequence[str], what: str = "reward") -> None:

@@ -26,6 +26,7 @@ from mmalign.parts import Row
 from mmalign.records import EVERY, Prompt, Segment
 
 _PREFERENCES = {"first": 1.0, "A": 1.0, "second": -1.0, "B": -1.0, "tie": 0.0, "same": 0.0}
+_RATED = frozenset({"prompt", "sample", "images", "rating", "ratings"})
 _JUDGED = ("preference", "preferences", "tie", "strength", "scores", "annotator")
 
 
@@ -89,7 +90,7 @@ class TextPreferences(TextPairs):
 
 
 class Ratings:
-    """Pictures (or videos) with ratings: columns prompt, sample and rating or ratings.
+    """Pictures (or videos) with ratings: columns prompt, sample and rating or ratings. Other columns are the prompt's metadata.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Media are relative to the file.
     split: which split, for a data set on the hub.
@@ -106,7 +107,8 @@ class Ratings:
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
         sample = medium(row["sample"], self._folder)
-        prompt = Prompt(row["prompt"], images=pictures(row, self._folder))
+        told = {name: cell for name, cell in row.items() if name not in _RATED}
+        prompt = Prompt(row["prompt"], told, pictures(row, self._folder))
         return {"prompt": prompt, "sample": sample, "ratings": self._rated[index]}
 
 

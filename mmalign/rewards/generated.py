@@ -70,13 +70,15 @@ def _reward(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
     """The rewards that sections of a config name."""
     if not given:
         raise UserError("rewards: name at least one that scores what is drawn")
-    built, weights, catalogue = [], [], plugins.load().catalogue
-    for i, section in enumerate(given):
-        rest = dict(section)
-        if "type" not in rest:
-            raise UserError(f"rewards.{i}: missing `type`: write it as one of the `rewards` of a config")
-        spec = catalogue.find("reward", rest.pop("type")).spec
-        weights.append(float(rest.pop("weight", 1.0)))
-        name = rest.pop("name", spec.name)
-        built.append(CheckedReward(name, spec.load()(**options.parsed(spec, rest))))
-    return WeightedReward(built, weights)
+    built = [reward_of(section, f"rewards.{i}") for i, section in enumerate(given)]
+    return WeightedReward(built, [float(section.get("weight", 1.0)) for section in given])
+
+
+def reward_of(section: Mapping[str, Any], key: str) -> CheckedReward:
+    """The reward that a section of a config names. key: where the section stands. Raises UserError where it names none."""
+    rest = {name: value for name, value in section.items() if name != "weight"}
+    if "type" not in rest:
+        raise UserError(f"{key}: missing `type`: write it as one of the `rewards` of a config")
+    spec = plugins.load().catalogue.find("reward", rest.pop("type")).spec
+    name = rest.pop("name", spec.name)
+    return CheckedReward(name, spec.load()(**options.parsed(spec, rest)))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from mmalign import UserError
 from mmalign.records import Prompt, Samples
-from mmalign_shapes import moving, moving_captions, moving_oracle
+from mmalign_shapes import moving, moving_captions, moving_oracle, rewards
 from mmalign_shapes.moving_oracle import DIMENSIONS, rate
 from mmalign_shapes.rewards import VideoOracle
 
@@ -125,6 +125,36 @@ def test_a_reward_of_the_mean_or_of_one_dimension() -> None:
         alone = VideoOracle(dimension=name)(samples())
         assert alone.values.equal(found.dimensions[name])
     assert_close(found.dimensions["TA"], torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_all_dimensions_of_a_video_are_one_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[Tensor] = []
+    watch = moving_oracle.watch
+    monkeypatch.setattr(moving_oracle, "watch", lambda video: watched.append(video) or watch(video))
+    monkeypatch.setattr(rewards, "_RATINGS", {})
+    given = samples()
+    whole = VideoOracle()(given)
+    for name in DIMENSIONS:
+        assert VideoOracle(dimension=name)(given).values.equal(whole.dimensions[name])
+    assert len(watched) == len(given)
+
+
+def test_what_is_remembered_is_the_pixels_and_the_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "_RATINGS", {})
+    shown = video()[None].clone()
+    right = Samples([Prompt(TEXT)], shown)
+    assert VideoOracle(dimension="TA")(right).values == 1
+    assert VideoOracle(dimension="TA")(Samples([Prompt("a red circle stays")], shown)).values < 1
+    shown[0, 4] = 0.5
+    assert VideoOracle(dimension="VQ")(right).values < 1
+
+
+def test_no_more_ratings_are_remembered_than_were_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "_RATINGS", {})
+    monkeypatch.setattr(rewards, "_LATELY", 2)
+    first = VideoOracle()(samples()).values
+    assert len(rewards._RATINGS) == 2
+    assert VideoOracle()(samples()).values.equal(first)
 
 
 def test_scores_follow_their_samples_and_nan_has_none() -> None:

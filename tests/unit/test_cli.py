@@ -202,7 +202,7 @@ def test_a_users_mistake_is_exit_code_2_and_one_message(run, arguments, message,
         (["score", ".", "--reward", "clip", "clip.x"], "'clip.x' is not of the form NAME.KEY=VALUE"),
         (
             ["score", ".", "--reward", "clip", "clop.x=1"],
-            "'clop' is not among the rewards of --reward, did you mean 'clip'?",
+            "'clop' is no --reward and no --metric, did you mean 'clip'?",
         ),
         (["score", ".", "--reward", "clip"], "samples.jsonl"),
         (["evaluate", "nowhere"], "nowhere is neither a run folder nor a config file"),

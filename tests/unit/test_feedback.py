@@ -82,6 +82,8 @@ def test_the_same_answer_twice_may_tie_and_an_empty_one_is_refused(write):
 def test_ratings_keep_dimensions(write):
     picture = {"prompt": "a cat", "sample": "1.png"}
     assert Ratings(write({**picture, "rating": 3}))[0]["ratings"] == {EVERY: 3}
+    told = Ratings(write({**picture, "ratings": {"a": 1}, "scenario": "OE"}))[0]["prompt"].metadata
+    assert told == {"scenario": "OE"}
     assert TextRatings(write({**SAID, "ratings": {"a": 1.5, "b": None}}))[0]["ratings"] == {"a": 1.5}
     for value, reason in ((float("nan"), "nan is no rating"), (None, "no rating"), ("good", "'good' is no rating")):
         with pytest.raises(UserError, match=f"row 1: {reason}"):

@@ -143,6 +143,47 @@ def test_a_run_depends_on_the_parts_that_it_names_and_on_no_others(repository: P
     assert not any(path.endswith("mmalign/objectives/kto.py") for path in read)
 
 
+def test_what_parts_import_counts_however_deep_and_what_only_types_ask_for_does_not(repository: Path) -> None:
+    """The process of denoising samples through walks, whose path is a third file's; kto is nobody's here."""
+    said = {"dpo", "diffusers"}
+    found = {path.as_posix().rpartition("/mmalign/")[2] for path in results_keys.code_of(said)}
+    assert {"processes/denoising.py", "processes/surrogate.py", "samplers/walk.py", "maths/paths.py"} <= found
+    assert {"objectives/dpo.py", "objectives/paired.py", "feeds.py", "records.py"} <= found
+    assert not {"objectives/kto.py", "processes/tokens.py", "run.py", "console.py", "errors.py"} & found
+
+
+def test_a_change_in_what_is_imported_is_another_key(tmp_path: Path, monkeypatch: Any) -> None:
+    package = tmp_path / "mmalign_deep"
+    (package / "inner").mkdir(parents=True)
+    written = {
+        "__init__": "",
+        "part": "from mmalign_deep.inner import one\nif TYPE_CHECKING:\n    from mmalign_deep import types",
+        "types": "A = 1",
+        "inner/__init__": "",
+        "inner/one": "def f():\n    import mmalign_deep.inner.two\n    from json import loads",
+        "inner/two": "from mmalign_deep.part import f  # a circle\nWEIGHT = 1",
+    }
+    for name, code in written.items():
+        (package / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(results_keys, "LOOP", ())
+    monkeypatch.setattr(results_keys, "parts", lambda: {"deep": ["mmalign_deep.part"]})
+    found = {path.relative_to(package).as_posix() for path in results_keys.code_of({"deep"})}
+    assert found == {"part.py", "inner/__init__.py", "inner/one.py", "inner/two.py"}
+    (tmp_path / "a.yaml").write_text("name: deep\n")
+
+    def now() -> str:
+        for kept in (results_keys.meaning, results_keys.imported):
+            kept.cache_clear()
+        return key(tmp_path / "a.yaml", [])
+
+    before = now()
+    (package / "types.py").write_text("A = 2")
+    assert now() == before
+    (package / "inner" / "two.py").write_text("WEIGHT = 2")
+    assert now() != before
+
+
 def test_models_inside_packages_are_read_and_sentences_with_colons_are_not(repository: Path) -> None:
     files = list(results_keys.models_of({"mmalign:report/templates", "Say: what is this?", "nopackage:x", "plain"}))
     assert {path.name for path in files} == {"report.css", "report.html"}

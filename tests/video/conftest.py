@@ -36,13 +36,18 @@ def adapted(folder: Callable[[str], Path]) -> Callable[[str], VideoModel]:
     return pipelines.adapted(build, folder)
 
 
+def silent(path: Path) -> Path:
+    """A file of sound alone, whatever it is called."""
+    with wave.open(str(path.with_suffix(".wav")), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    return path.with_suffix(".wav").rename(path)
+
+
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
     """A file called as videos are that holds no picture."""
-    with wave.open(str(tmp_path / "voice.wav"), "wb") as file:
-        file.setparams((1, 2, 8000, 0, "NONE", ""))
-        file.writeframes(bytes(1600))
-    return (tmp_path / "voice.wav").rename(tmp_path / "voice.mp4")
+    return silent(tmp_path / "voice.mp4")
 
 
 def build(path: Path, **options: object) -> VideoModel:

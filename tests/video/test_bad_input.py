@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from mmalign.cli import app
 from mmalign_video import tiny
 
-from .test_videos import clip, written
+from .conftest import silent
+from .test_videos import clip, resized, written
 
 CONFIG = """
 name: small
@@ -61,15 +62,23 @@ def too_short(path: Path) -> None:
     written(path, TIMES[:5], "mpeg4", clip(5))
 
 
+def changing(path: Path) -> None:
+    resized(path.with_suffix(".mpg")).rename(path)
+
+
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unreadable": (unreadable, "cannot read video"),
     "truncated": (truncated, "replace the file or remove its row"),
     "without frames": (without_frames, "replace the file or remove its row"),
     "empty": (empty, "empty file"),
     "missing": (missing, "no such file"),
+    "changing": (changing, "changes its size (48x32, then 64x48): replace the file or remove its row"),
+    "only sound": (silent, "holds only sound: replace the file or remove its row"),
 }
 IN_A_RUN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (truncated, "replace the file or remove its row"),
+    **{name: wrong for name, wrong in WRONG.items() if name not in ("missing", "empty")},
+    "missing": (missing, "no such video"),
+    "empty": (empty, "cannot read video"),
     "shorter than the model's": (too_short, "has 5 frames at 10 a second, but the model needs 9: remove its row"),
 }
 
@@ -101,11 +110,6 @@ def test_the_check_names_row_column_and_remedy(name: str, config: Path, tmp_path
     assert "row 1, column rejected: " in said
     assert told in said
     assert "bad.mp4" in said
-
-
-def test_the_check_refuses_a_file_with_only_sound(config: Path, sound: Path, tmp_path: Path) -> None:
-    sound.rename(tmp_path / "bad.mp4")
-    assert "bad.mp4 holds only sound: replace the file" in refused("data", "check", tmp_path / "pairs.jsonl")
 
 
 @pytest.mark.parametrize("name", IN_A_RUN)
@@ -157,3 +161,72 @@ def test_a_frame_rate_that_varies_is_no_fault(config: Path, tmp_path: Path) -> N
     written(tmp_path / "bad.mp4", [0, 50, 100, 250, 300, 450, 500, 650, 900], "mpeg4")
     done = CliRunner().invoke(app, ["train", str(config)])
     assert done.exit_code == 0, done.output
+
+
+def test_videos_of_any_size_and_shape_are_brought_to_the_model_s(config: Path, tmp_path: Path) -> None:
+    """Odd sides, on which no stride goes, are no fault of data."""
+    written(tmp_path / "bad.mp4", TIMES, "mpeg4", clip(9, 34, 50))
+    done = CliRunner().invoke(app, ["train", str(config)])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("label", ["C", "22", "a"])
+def test_the_check_names_a_vote_out_of_range(label: str, config: Path, tmp_path: Path) -> None:
+    written(tmp_path / "bad.mp4", TIMES, "mpeg4", clip().flip(0))
+    head = "prompt,path_A,path_B,VQ,MQ,TA\n"
+    (tmp_path / "votes.csv").write_text(f"{head}a wall,good.mp4,bad.mp4,A,{label},same\n")
+    said = refused("data", "check", tmp_path / "votes.csv", "--preset", "videoalign")
+    assert f"row 1, column MQ: label out of range: '{label}', not one of A, B, same, tie, invalid" in said
+
+
+# ---- what rates videos
+
+JUDGE = """
+name: judge
+folder: {folder}/runs
+model: {{type: video-reward, path: {model}, frame_rate: null, max_pixels: 256, adapter: {{rank: 2}}}}
+data: {{type: preferences, path: {folder}/votes.csv, preset: videoalign}}
+objective: btt
+trainer: {{steps: 1, batch_size: 1}}
+"""
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Path:
+    """A run on votes for good.mp4 against bad.mp4, which is not there yet; one of them is invalid."""
+    written(tmp_path / "good.mp4", TIMES, "mpeg4")
+    (tmp_path / "votes.csv").write_text("prompt,path_A,path_B,VQ,MQ,TA\na wall,good.mp4,bad.mp4,A,invalid,same\n")
+    (tmp_path / "judge.yaml").write_text(JUDGE.format(folder=tmp_path, model=tiny.save_judge(tmp_path / "qwen")))
+    return tmp_path / "judge.yaml"
+
+
+@pytest.mark.parametrize("name", [name for name in IN_A_RUN if name != "shorter than the model's"])
+def test_what_learns_to_rate_names_the_video_and_the_remedy(name: str, judge: Path, tmp_path: Path) -> None:
+    make, told = IN_A_RUN[name]
+    make(tmp_path / "bad.mp4")
+    said = refused("train", judge)
+    assert told in said
+    assert "bad.mp4" in said
+
+
+def test_what_learns_to_rate_takes_pairs_of_two_lengths(judge: Path, tmp_path: Path) -> None:
+    """And a vote that is invalid says nothing."""
+    written(tmp_path / "bad.mp4", TIMES[:5], "mpeg4", clip(5))
+    done = CliRunner().invoke(app, ["train", str(judge)])
+    assert done.exit_code == 0, done.output
+    step = json.loads((tmp_path / "runs" / "judge" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "accuracy/VQ" in step
+    assert step.get("accuracy/MQ") is None
+
+
+# ---- files that are scored
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_scoring_names_the_video_and_the_remedy(name: str, tmp_path: Path) -> None:
+    make, told = WRONG[name]
+    make(tmp_path / "bad.mp4")
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"prompt": "a wall", "sample": "bad.mp4"}) + "\n")
+    said = refused("score", tmp_path, "--reward", "video-oracle")
+    assert "bad.mp4" in said
+    assert (told if name != "empty" else "cannot read video") in said

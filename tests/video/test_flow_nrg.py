@@ -75,6 +75,15 @@ def test_both_sides_of_a_pair_are_under_the_same_noise(folder: Folder) -> None:
     assert clean.noised(encoded, rng()) is encoded
 
 
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [({"height": 36}, "36 is not a multiple of 8"), ({"frames": 8}, "8 is not 1 more than a multiple of 4")],
+)
+def test_a_size_that_does_not_fit_the_model_is_named(size: dict[str, int], told: str, folder: Folder) -> None:
+    with pytest.raises(UserError, match=told):
+        latent(folder("wan"), **size)
+
+
 def test_all_that_is_asked_trains_and_comes_back(folder: Folder, tmp_path: Path) -> None:
     made = latent(folder("wan"), blocks=1)
     assert len(made.model.pipe.transformer.blocks) == 1
@@ -187,3 +196,45 @@ def test_a_reward_is_trained_and_leads_an_evaluation(folder: Folder, tmp_path: P
     done = CliRunner().invoke(app, ["plan", str(config), "stages.1.evaluation.guidance.type=flow-nrj"])
     assert done.exit_code == 2
     assert "did you mean 'flow-nrg'" in done.output
+
+
+LED = """
+name: led
+folder: {folder}/runs
+model: {{type: diffusers-video, path: {wan}, height: 32, width: 32, frames: 9, adapter: {{rank: 2}}}}
+data: {{type: prompts, path: {folder}/prompts.txt}}
+objective: {{type: grpo}}
+rewards: [video-oracle]
+sampling: {{steps: 3, sde: flow-grpo}}
+trainer: {{steps: 0}}
+evaluation:
+  prompts: {{type: prompts, path: {folder}/prompts.txt}}
+  rewards: [video-oracle]
+  guidance: {{type: flow-nrg, path: {reward}, max_norm: 1.0e-9}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (torch.nan, "3 of 3 gradients of the reward were not finite; these steps were not led"),
+        (1.0, "3 of 3 gradients of the reward were longer than max_norm and were clipped"),
+    ],
+)
+def test_gradients_that_do_not_lead_are_reported_where_samples_are_made(
+    value: float, told: str, folder: Folder, tmp_path: Path
+) -> None:
+    made = latent(folder("wan"))
+    with torch.no_grad():
+        made.headed.linear.weight.mul_(value)
+    made.save(tmp_path / "reward")
+    model = {"type": "latent-video-reward", "path": str(folder("wan")), **SIZE}
+    dump({"plugins": [], "model": model, "sampling": {}}, tmp_path / "reward" / "mmalign.yaml")
+    (tmp_path / "prompts.txt").write_text("a red circle moves up\n")
+    config = tmp_path / "led.yaml"
+    config.write_text(LED.format(folder=tmp_path, wan=folder("wan"), reward=tmp_path / "reward"))
+    given = ["--guidance", "flow-nrg", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out")]
+    for arguments in (["sample", str(config), *given], ["evaluate", str(config)]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert told in done.stderr

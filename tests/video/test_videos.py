@@ -47,6 +47,25 @@ def written(
     return path
 
 
+def bare(path: Path, codec: str, kind: str, frames: Tensor) -> Path:
+    """A stream of a codec as it comes out of its encoder, ten frames a second."""
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=10 if kind == "h264" else 25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[-2:], "yuv420p"
+        for picture in (frames * 255).byte().permute(0, 2, 3, 1).contiguous().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def resized(path: Path) -> Path:
+    """Two videos of different sizes, one behind the other in one file."""
+    sizes = [(32, 48), (48, 64)]
+    parts = [bare(path.with_suffix(f".{h}.mpg"), "mpeg1video", "mpeg", clip(9, h, w)) for h, w in sizes]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
 def greys(frames: Tensor) -> list[int]:
     """Which of `GREYS` each frame is nearest to."""
     return [int((GREYS - frame.mean()).abs().argmin()) for frame in frames]
@@ -138,6 +157,24 @@ def test_a_video_that_is_too_short_is_told_with_its_length(tmp_path: Path) -> No
 def test_a_picture_is_no_video() -> None:
     with pytest.raises(UserError, match=r"a tensor of shape \[3, 8, 8\] is no video"):
         videos.read(torch.rand(3, 8, 8))
+
+
+def test_no_frames_at_all_are_told_as_such() -> None:
+    with pytest.raises(UserError, match=r"\[0, 3, 8, 8\] has 0 frames, but the model needs 1: remove"):
+        videos.read(torch.empty(0, 3, 8, 8))
+
+
+@pytest.mark.skipif("libx264" not in av.codecs_available, reason="this build of FFmpeg has no H.264 encoder")
+def test_a_bare_stream_without_timestamps_is_shown_frame_by_frame(tmp_path: Path) -> None:
+    path = bare(tmp_path / "bare.mp4", "libx264", "h264", clip())
+    with av.open(str(path)) as container:
+        assert all(frame.time is None for frame in container.decode(video=0))
+    assert greys(videos.read(path)) == list(range(9))
+
+
+def test_a_video_that_changes_its_size_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"size\.mpg changes its size \(48x32, then 64x48\): replace the file"):
+        videos.read(resized(tmp_path / "size.mpg"))
 
 
 def test_a_missing_video_is_named(tmp_path: Path) -> None:

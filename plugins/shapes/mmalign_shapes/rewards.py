@@ -1,5 +1,6 @@
 """The oracle as a reward, of pictures, videos and captions: what is right is right, and nobody can argue with it by gradient."""
 
+from hashlib import blake2b
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from mmalign.metrics import ratio
 from mmalign.records import Samples, Scores
 from mmalign_shapes import moving_oracle
 from mmalign_shapes.metrics import counted, scene_of
+from mmalign_shapes.moving_oracle import Quality
 from mmalign_shapes.oracle import judge_batch
 from mmalign_shapes.scenes import Scene
 from mmalign_shapes.statements import TYPES
@@ -37,7 +39,7 @@ class VideoOracle:
     """How good videos of moving shapes are, in 0 to 1: the mean of visual quality, motion quality and text alignment, or one.
 
     dimension: "VQ", "MQ" or "TA" (see `mmalign_shapes.moving_oracle`), or "mean" of the three. To evaluate each by itself,
-    name the reward three times: `{type: video-oracle, name: VQ, dimension: VQ}`.
+    name the reward three times: `{type: video-oracle, name: VQ, dimension: VQ}`. They look at each video once, all together.
     """
 
     def __init__(self, dimension: Literal["mean", "VQ", "MQ", "TA"] = "mean"):
@@ -54,7 +56,7 @@ class VideoOracle:
         if media.ndim != 5 and len(samples):
             raise UserError(f"the oracle of videos judges videos [B, F, 3, 64, 64], not media {list(media.shape)}")
         try:
-            rated = [moving_oracle.rate(video, text) for video, text in zip(media, samples.texts, strict=True)]
+            rated = [_rated(video, text) for video, text in zip(media, samples.texts, strict=True)]
         except ValueError as error:
             raise UserError(f"the oracle judges videos of shapes only: {error}") from None
         dimensions = {
@@ -66,6 +68,22 @@ class VideoOracle:
         known = torch.where(torch.isfinite(media).flatten(1).all(dim=1), values, torch.nan)
         places = torch.stack([one.stays() for one in rated]).to(media) if rated else None
         return Scores(known, dimensions, places=places)
+
+
+_LATELY = 1024
+_RATINGS: dict[tuple[bytes, torch.Size, str], Quality] = {}
+"""What was said of the `_LATELY` videos that were rated last, by their pixels and captions."""
+
+
+def _rated(video: Tensor, text: str) -> Quality:
+    """As `moving_oracle.rate`, which takes a hundred times as long as finding out that a video was rated before."""
+    pixels = video.detach().cpu().double().contiguous()  # exact, whatever the precision
+    key = (blake2b(pixels.numpy()).digest(), pixels.shape, text)
+    if key not in _RATINGS:
+        _RATINGS[key] = moving_oracle.rate(video, text)
+        while len(_RATINGS) > _LATELY:
+            del _RATINGS[next(iter(_RATINGS))]
+    return _RATINGS[key]
 
 
 class CaptionOracle:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import GuidanceSpec, ModelSpec, RewardSpec
+from mmalign.specs import GuidanceSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,13 @@ def mmalign_models() -> Iterator[ModelSpec]:
 def mmalign_rewards() -> Iterator[RewardSpec]:
     """What a trained VideoReward says of videos."""
     yield RewardSpec("video-reward", "mmalign_video.rewards.video_reward:VideoReward", paper="arXiv:2501.13918")
+
+
+@hookimpl
+def mmalign_metrics() -> Iterator[MetricSpec]:
+    """What people would say of videos, by any reward that says it in several dimensions."""
+    home = "mmalign_video.metrics.worldsimbench:WorldSimBench"
+    yield MetricSpec("worldsimbench", home, paper="arXiv:2410.18072")
 
 
 @hookimpl

@@ -38,7 +38,7 @@ def read(media: Media, frame_rate: float | None = None, frames: int | None = Non
     if len(found) < (frames or 1):
         rate = "" if frame_rate is None or isinstance(media, Tensor) else f" at {frame_rate:g} a second"
         raise UserError(
-            f"{name} has {len(found)} frames{rate}, but the model needs {frames}: remove its row, "
+            f"{name} has {len(found)} frames{rate}, but the model needs {frames or 1}: remove its row, "
             "or set model.frames or model.frame_rate to what the data have"
         )
     return found
@@ -89,6 +89,8 @@ def _decoded(media: str | Path | bytes, name: str, frame_rate: float | None, fra
         raise UserError(f"cannot read {name} ({reason}): replace the file or remove its row") from None
     if not found:
         raise UserError(f"{name} holds no frames: replace the file or remove its row")
+    if len(sizes := list(dict.fromkeys(f"{one.shape[1]}x{one.shape[0]}" for one in found))) > 1:
+        raise UserError(f"{name} changes its size ({', then '.join(sizes)}): replace the file or remove its row")
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -101,17 +103,25 @@ def _frames(container: Any, name: str, frame_rate: float | None) -> Iterator[np.
     stream = streams[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or FRAME_RATE)
-    decoded = _whole(container, stream, 1 / rate, name)
+    decoded = _whole(container, stream, _timed(container.decode(stream), 1 / rate), 1 / rate, name)
     for frame in _shown(decoded, frame_rate or rate, 1 / rate):
         yield frame.to_ndarray(format="rgb24")
 
 
-def _whole(container: Any, stream: Any, length: float, name: str) -> Iterator[Any]:
+def _timed(frames: Iterator[Any], length: float) -> Iterator[tuple[float, Any]]:
+    """Frames with the times from which they are shown, in seconds: one after the other where a bare stream tells none."""
+    for count, frame in enumerate(frames):
+        yield (count * length if frame.time is None else frame.time), frame
+
+
+def _whole(
+    container: Any, stream: Any, frames: Iterator[tuple[float, Any]], length: float, name: str
+) -> Iterator[tuple[float, Any]]:
     """All frames. Raises UserError where the file ends before it says. length: of a frame in seconds."""
     count, end = 0, 0.0
-    for frame in container.decode(stream):
-        count, end = count + 1, max(end, frame.time + float((frame.duration or 0) * frame.time_base or length))
-        yield frame
+    for time, frame in frames:
+        count, end = count + 1, max(end, time + float((frame.duration or 0) * (frame.time_base or 0) or length))
+        yield time, frame
     missing = _end(container, stream, end) - end
     # Not all containers count their frames; those that do not also round.
     if count and count != stream.frames and missing > length * (0.5 if stream.frames else 1.5):
@@ -129,12 +139,12 @@ def _end(container: Any, stream: Any, found: float) -> float:
     return float(container.duration / av.time_base) if known else found
 
 
-def _shown(frames: Iterator[Any], rate: float, last: float) -> Iterator[Any]:
+def _shown(frames: Iterator[tuple[float, Any]], rate: float, last: float) -> Iterator[Any]:
     """The frame that is shown at each of the times 0, 1 / rate, ... `last`: how long the last one is, in seconds."""
     shown, start, count, time = None, None, 0, 0.0
-    for frame in frames:
-        start = frame.time if start is None else start
-        time = frame.time - start
+    for moment, frame in frames:
+        start = moment if start is None else start
+        time = moment - start
         while shown is not None and count / rate < time - _ROUNDING:
             yield shown
             count += 1

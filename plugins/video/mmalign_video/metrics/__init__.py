@@ -1,0 +1,1 @@
+"""Benchmarks of videos: what each counts of one, and its formulas."""
