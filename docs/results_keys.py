@@ -1,9 +1,9 @@
 """What the result of a run depends on, as a hash; nothing heavy is imported, so that it takes no time.
 
-Its config with overrides and seed; the code of the parts that the config names, of their process and of the loop, with all of
-mmalign and its plugins that this imports; and the files of models that the config names inside a package. Comments and docstrings
-do not matter. Other packages, what is imported by a text and the engine around the loop are left out, for nearly all of it
-changes no result: where it does, raise the `version` of the claim.
+Its config with overrides and seed; the code of the parts that the config names, of their process and of the loop, with all the
+formulas and all of plugins that this imports; and the files of models that the config names inside a package. Comments and
+docstrings do not matter. Code elsewhere is left out, for nearly all of it changes no result: where it does, raise the `version`
+of the claim.
 """
 
 import ast
@@ -23,8 +23,8 @@ from mmalign.processes import PROCESSES
 
 LOOP = ("mmalign.loop", "mmalign.feeds", "mmalign.data.collect")
 """What every run goes through."""
-SPOKEN = ("mmalign.console", "mmalign.errors", "mmalign.faults", "mmalign.words")
-"""What only says things to people, and so is not followed."""
+FORMULAS = ("maths", "objectives", "processes", "rewards", "samplers")
+"""The packages of mmalign in which numbers are made; of its plugins all are. Records, options and files are not followed."""
 
 
 def key(config: Path, overrides: Sequence[str], version: int = 0) -> str:
@@ -89,9 +89,14 @@ def place_of(module: str) -> Path:
 @cache
 def imported(path: Path) -> Sequence[Path]:
     """The files of ours that a file imports, at its head or within a function, but not for its types alone."""
-    names = [name for name in names_in(ast.parse(path.read_bytes())) if name not in SPOKEN]
-    files = (file_of(name) for name in names if name.partition(".")[0].partition("_")[0] == "mmalign")
+    files = (file_of(name) for name in names_in(ast.parse(path.read_bytes())) if makes_numbers(name))
     return sorted({file for file in files if file})
+
+
+def makes_numbers(module: str) -> bool:
+    """Whether a module is one of a plugin or of `FORMULAS`."""
+    top, _, inner = module.partition(".")
+    return top.startswith("mmalign_") or (top == "mmalign" and inner.partition(".")[0] in FORMULAS)
 
 
 def names_in(tree: ast.AST) -> Iterator[str]:
