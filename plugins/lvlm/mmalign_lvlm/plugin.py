@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
+from mmalign.specs import DataSpec, GuidanceSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -70,6 +70,14 @@ def mmalign_judges() -> Iterator[JudgeSpec]:
     home = "mmalign_lvlm.judges"
     yield JudgeSpec("vlm", f"{home}.vlm:VisionLanguageJudge", offers=everything, paper="arXiv:2405.17220")
     yield JudgeSpec("http", f"{home}.http:HttpJudge", offers=everything)
+
+
+@hookimpl
+def mmalign_guidance() -> Iterator[GuidanceSpec]:
+    """What a model says after it looked again."""
+    words = frozenset({"likeliest"})
+    home = "mmalign_lvlm.guidance"
+    yield GuidanceSpec("lookback", f"{home}.lookback:LookBack", needs=words, reward="none", paper="arXiv:2412.02172")
 
 
 @hookimpl
