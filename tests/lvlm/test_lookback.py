@@ -58,7 +58,7 @@ def test_the_critic_answers_then_asks_then_looks_and_writes_last():
     first, second = (prompt.text for _, prompt in critic.asked[-2:])
     assert first.endswith("\n\nCriticise.")
     assert second.endswith("\n\nThe same again.")
-    assert "answer: It is.\nAbout step 1: Are there two? It is.\n" in first
+    assert "question: It is.\nAbout step 1: Are there two? It is.\n" in first
     assert "\nAbout step 1: Are they cats? It is.\nAbout step 2: Is one black? No.\n" in first
 
 

@@ -29,7 +29,7 @@ thing that can be seen, so that it can be answered without the others."""
 LOOK = "{asked}\nAnswer briefly."
 LOOKED = """You have looked at the picture again.
 
-The question you yourself would answer: {own}
+Your own answer to the question: {own}
 {seen}
 
 {prompt}"""
