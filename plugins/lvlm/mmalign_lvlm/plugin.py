@@ -48,9 +48,14 @@ def mmalign_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Prompts of benchmarks, from their official files; pairs with pictures that are also shown worse."""
-    pairs = frozenset({"prompt", "chosen", "rejected", "degraded"})
-    yield DataSpec("degraded-pairs", "mmalign_lvlm.degraded:DegradedPairs", columns=pairs, paper="arXiv:2406.11839")
+    """Prompts of benchmarks, from their official files; pairs of answers, with pictures that are also shown worse or made by the
+    model itself.
+    """
+    pairs = frozenset({"prompt", "chosen", "rejected"})
+    worse = pairs | {"degraded"}
+    yield DataSpec("degraded-pairs", "mmalign_lvlm.degraded:DegradedPairs", columns=worse, paper="arXiv:2406.11839")
+    own = "mmalign_lvlm.corrections:SelfCorrections"
+    yield DataSpec("self-corrections", own, columns=pairs, paper="arXiv:2410.04055")
     for name, source, paper in (
         ("pope", "PopePrompts", "arXiv:2305.10355"),
         ("pope-questions", "PopeQuestions", "arXiv:2305.10355"),
@@ -74,10 +79,14 @@ def mmalign_judges() -> Iterator[JudgeSpec]:
 
 @hookimpl
 def mmalign_guidance() -> Iterator[GuidanceSpec]:
-    """What a model says after it looked again."""
-    words = frozenset({"likeliest"})
-    home = "mmalign_lvlm.guidance"
-    yield GuidanceSpec("lookback", f"{home}.lookback:LookBack", needs=words, reward="none", paper="arXiv:2412.02172")
+    """What a model says after it looked again, or thought again, of all that answer in words."""
+    for name, build, paper in (
+        ("lookback", "lookback:LookBack", "arXiv:2412.02172"),
+        ("self-correction", "self_correction:SelfCorrection", "arXiv:2410.04055"),
+    ):
+        yield GuidanceSpec(
+            name, f"mmalign_lvlm.guidance.{build}", needs=frozenset({"likeliest"}), reward="none", paper=paper
+        )
 
 
 @hookimpl
