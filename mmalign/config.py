@@ -111,7 +111,7 @@ class GuidancePart(Part):
     """What leads samples without training anything, such as the best of several."""
 
     rewards: list[LeadingPart] = []
-    """What it follows: their weighted sum. None where it follows a reward of its own."""
+    """What it follows: their weighted sum. Left out where it follows a reward of its own, or none at all."""
 
 
 class DataPart(Part):

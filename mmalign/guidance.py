@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mmalign.compose import Chosen
 
 
+_FOLLOWS = {"own": "a reward of its own", "none": "no reward"}
+"""What a guidance follows that follows none of the config's rewards."""
+
+
 @dataclass(frozen=True)
 class Lead:
     """Draws samples that are led.
@@ -83,9 +87,9 @@ def misled(guidance: Choice, rewards: Sequence[Choice], model: Choice, process: 
     if missing := spec.needs - process.offers:
         told = f"'{spec.name}' needs {', '.join(sorted(missing))}"
         yield guidance.key, f"{told}, which model '{model.offer.spec.name}' does not offer"
-    if spec.reward == "own":
+    if spec.reward in _FOLLOWS:
         for choice in rewards:
-            yield choice.key, f"'{spec.name}' follows a reward of its own: leave `rewards` out"
+            yield choice.key, f"'{spec.name}' follows {_FOLLOWS[spec.reward]}: leave `rewards` out"
     elif not rewards:
         told = "name `rewards` that it follows, or weights on the command line, as in --weight clip-score=1"
         yield guidance.key, f"'{spec.name}' has no `rewards` to be led by: {told}"
@@ -125,9 +129,10 @@ def _named(chosen: "Chosen", guidance: str) -> GuidancePart:
 
 def _weighed(chosen: "Chosen", part: GuidancePart, weights: Mapping[str, float]) -> GuidancePart:
     """With the rewards that the command line weighs, or, where it weighs none, with the config's if it has none itself."""
-    if chosen.plugins.catalogue.find("guidance", part.type).spec.reward == "own":
+    asks = chosen.plugins.catalogue.find("guidance", part.type).spec.reward
+    if asks == "own":
         return part.model_copy(update={"weights": dict(weights)}) if weights else part
-    if not weights and part.rewards:
+    if not weights and (part.rewards or asks == "none"):
         return part
     asked = weights or {one.label: one.weight for one in chosen.config.rewards}
     return part.model_copy(update={"rewards": [_leading(chosen, name, weight) for name, weight in asked.items()]})

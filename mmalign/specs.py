@@ -128,19 +128,21 @@ class DataSpec(Spec):
 
 @dataclass(frozen=True)
 class GuidanceSpec(Spec):
-    """A way to draw samples that rewards lead, without training. `build(**options)` returns a callable
-    `(policy, reward, prompts, seeds) -> Samples`, one sample a prompt, where `reward` gives `Scores` for `Samples`.
+    """A way to draw samples without training that is not the model's alone, such as one that rewards lead. `build(**options)`
+    returns a callable `(policy, reward, prompts, seeds) -> Samples`, one sample a prompt, where `reward` gives `Scores` for
+    `Samples`.
 
     It may have `to(device)`, and `warnings()`: sentences about what went wrong since it was asked last.
 
     needs: capabilities that the model must offer, for example {"guided"}.
-    reward: what it asks of the rewards: "any" or "differentiable"; "own" where it brings one itself. Then it is called with
-        None for `reward`, and takes an option `weights`: how much each dimension of its own counts, by name.
+    reward: what it asks of the rewards: "any" or "differentiable"; "own" where it brings one itself, and takes an option
+        `weights`: how much each dimension of its own counts, by name; "none" where it follows none. With the last two it is
+        called with None for `reward`.
     """
 
     kind: ClassVar[str] = "guidance"
     needs: frozenset[str] = field(default=frozenset(), kw_only=True)
-    reward: Literal["any", "differentiable", "own"] = field(default="any", kw_only=True)
+    reward: Literal["any", "differentiable", "own", "none"] = field(default="any", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,11 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
     yield ObjectiveSpec(
         "cream", _home("cream"), needs=_LIKELIHOOD, columns=_PAIRS | {"consistency"}, paper="arXiv:2410.12735"
     )
-    yield ObjectiveSpec(
-        "mdpo", _home("mdpo"), needs=_LIKELIHOOD, columns=_PAIRS | {"degraded"}, paper="arXiv:2406.11839"
-    )
+    for name, needs, paper in (
+        ("mdpo", _LIKELIHOOD, "arXiv:2406.11839"),
+        ("povid", _LIKELIHOOD | {"misreadings"}, "arXiv:2402.11411"),
+    ):
+        yield ObjectiveSpec(name, _home(name), needs=needs, columns=_PAIRS | {"degraded"}, paper=paper)
     yield ObjectiveSpec("kto", _home("kto"), needs=_LIKELIHOOD, columns=_LABELLED, paper="arXiv:2402.01306")
     for name, columns, needs, paper in _ON_SAMPLES:
         yield ObjectiveSpec(name, _home(name), needs=needs, columns=columns, paper=paper)

@@ -40,6 +40,12 @@ def token_divergence(hidden: Tensor, reference: Tensor, head: Head, reference_he
     return _in_pieces(some, hidden, reference, chunk)
 
 
+@torch.no_grad()
+def likeliest_tokens(hidden: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
+    """`[N]`: the likeliest id after each hidden state of `[N, H]`. Logits are made for `chunk` tokens at a time."""
+    return torch.cat([head(hidden[i : i + chunk]).argmax(-1) for i in range(0, max(len(hidden), 1), chunk)])
+
+
 def _in_pieces(function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor, chunk: int) -> Tensor:
     """`function` of `chunk` rows at a time; what it makes on the way is dropped until the backward pass."""
     pieces = [(one[i : i + chunk], other[i : i + chunk]) for i in range(0, max(len(one), 1), chunk)]

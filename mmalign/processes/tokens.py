@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.errors import UserError
 from mmalign.maths import changes
-from mmalign.maths.log_probs import token_divergence, token_log_probs
+from mmalign.maths.log_probs import likeliest_tokens, token_divergence, token_log_probs
 from mmalign.processes import segments
 from mmalign.processes.policy import Adapter, AdapterPolicy, evaluating
 from mmalign.records import Compared, Draw, LogProbs, Media, Prompt, Rollout, Samples, Spans
@@ -114,6 +114,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
             "exact-likelihood",
             "divergence",
             "changed-units",
+            "misreadings",
             "segments",
             "rollouts",
             "likeliest",
@@ -246,6 +247,22 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
         winners, losers = zip(*(changes.changed(*pair) for pair in pairs), strict=True)
         flags = [torch.tensor(flags, dtype=torch.float32) for flags in (*winners, *losers)]
         return pad_sequence(flags, batch_first=True).to(encoded.ids.device)
+
+    @torch.no_grad()
+    def misread(self, encoded: Encoded, shown: Encoded) -> Encoded:
+        """The last rows of `encoded`, as many as `shown` has, are asked for other tokens: at each place of their response for
+        the likeliest one where `shown`, the same responses to other prompts, is read. What comes before each place stays.
+        """
+        rows, counts = slice(-len(shown.ids), None), _counts(shown)
+        if not encoded.mask[rows].sum(dim=1).equal(shown.mask.sum(dim=1)):
+            raise UserError(
+                "a response is cut elsewhere after another prompt: raise model.max_length, or leave its row out"
+            )
+        with evaluating(self.network):
+            said = likeliest_tokens(self.model.hidden(shown.inputs)[:, :-1][counts], self.model.head)
+        ids = encoded.ids.clone()
+        ids[rows] = ids[rows].masked_scatter(encoded.mask[rows].bool(), said)
+        return replace(encoded, ids=ids)
 
     # ---- segments of what was said
 

@@ -34,15 +34,13 @@ class Generated:
         batch_size: PositiveInt = 8,
     ):
         self.policy = policy_of("model", model, sampling)
-        self.reward = _reward(rewards)
+        self.reward = reward_of(rewards)
         self.draws, self.batch_size = draws, batch_size
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights of the generator and of its rewards."""
         self.policy.model = self.policy.model.to(device)
-        for one in self.reward.rewards:
-            if (place := getattr(one.function, "to", None)) is not None:
-                place(device)
+        placed(self.reward, device)
         return self
 
     @torch.no_grad()
@@ -66,8 +64,16 @@ class Generated:
         return self.reward.measured(replace(drawn, prompts=asked), at_once=self.batch_size)
 
 
-def _reward(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
-    """The rewards that sections of a config name."""
+def placed(reward: WeightedReward, device: torch.device | str) -> WeightedReward:
+    """The same rewards, their weights on `device`."""
+    for one in reward.rewards:
+        if (place := getattr(one.function, "to", None)) is not None:
+            place(device)
+    return reward
+
+
+def reward_of(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
+    """The rewards that sections of a config name, of installed plugins."""
     if not given:
         raise UserError("rewards: name at least one that scores what is drawn")
     built = [reward_of(section, f"rewards.{i}") for i, section in enumerate(given)]

@@ -1,16 +1,25 @@
-"""Pictures shown worse: a crop keeps size and little else, noise of step 1 changes hardly anything, rows are repeatable."""
+"""Pictures shown worse: a crop keeps size and little else, noise of step 1 changes hardly anything, rows are repeatable; and what
+a model makes of them, which `povid` rejects.
+"""
 
 import json
+import math
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from command_line import here
 from PIL import Image
 
 from mmalign.errors import UserError
+from mmalign.processes.tokens import Sampling, TokensPolicy
+from mmalign.records import Prompt
 from mmalign_lvlm import pictures
 from mmalign_lvlm.degraded import DegradedPairs, cropped, noised
+
+from .conftest import build, perturbed
 
 
 @pytest.fixture
@@ -64,3 +73,38 @@ def test_what_cannot_be_shown_worse_is_named(file):
         DegradedPairs(str(file))[1]
     with pytest.raises(UserError, match="more than most"):
         DegradedPairs(str(file), least=0.5)
+
+
+def test_what_is_misread_is_what_the_model_says_of_the_worse_picture(llava, picture_files, tmp_path):
+    Image.effect_noise((40, 24), 200).save(tmp_path / "noise.png")
+    policy = TokensPolicy(perturbed(build(llava)), Sampling())
+    clean, worse = (Prompt("what is this", images=(file,)) for file in (picture_files[0], tmp_path / "noise.png"))
+    rows = policy.encode([clean], ["a red circle and no square"], torch.Generator())
+    found = {}
+    for name, prompt in (("clean", clean), ("worse", worse)):
+        shown = policy.encode([prompt], ["a red circle and no square"], torch.Generator())
+        with torch.no_grad():
+            logits = policy.model.base(**shown.inputs).logits[0, :-1]
+        found[name] = policy.misread(rows, shown).ids[rows.mask.bool()]
+        assert found[name].equal(logits.argmax(-1)[rows.mask[0, 1:].bool()])
+    assert not found["clean"].equal(found["worse"])
+
+
+CONFIG = """
+name: small
+folder: {folder}/runs
+model: {{type: vlm, path: {llava}, adapter: {{rank: 4}}}}
+data: {{type: degraded-pairs, path: {file}, how: noise}}
+objective: {{type: povid, beta: 0.5}}
+trainer: {{steps: 3, batch_size: 2, learning_rate: 1.0e-2, gradient_checkpointing: true}}
+"""
+
+
+def test_povid_trains_through_the_command_line(llava, file, tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIG.format(folder=tmp_path, llava=llava, file=file))
+    done = here("train", tmp_path / "small.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "runs/small/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[-1] < losses[0]

@@ -24,6 +24,7 @@ DEFAULTS = {
     "apo": {"beta": 0.1, "towards": "zero", **PAIRED},
     "anchor": {"beta": 0.1, "delta": 0.0, **PAIRED},  # lvlm 3.14
     "mdpo": {"beta": 0.1, "delta": 0.0, "units": "sum"},  # lvlm 3.14
+    "povid": {"beta": 0.1, "units": "sum"},  # lvlm 3.12
     "rpo": {"beta": 0.01, "eta": 0.005, **PAIRED},  # lvlm 5.5
     "cream": {"beta": 0.1, "units": "sum"},
     "simpo": {"beta": 2.0, "margin": 1.0, "dense": 1.0},  # lvlm 5.3, Llama-3 base

@@ -72,10 +72,16 @@ class Alone:
         self.weights = weights
 
 
+def Again(policy, reward, prompts, seeds):
+    assert reward is None
+    return policy.sample(prompts, [seed + 1 for seed in seeds])
+
+
 @hookimpl
 def mmalign_guidance():
     yield GuidanceSpec("wrong", Bright, needs=frozenset({"magic"}))
     yield GuidanceSpec("alone", Alone, reward="own")
+    yield GuidanceSpec("again", lambda: Again, reward="none")
 
 
 @hookimpl
@@ -216,6 +222,17 @@ def test_a_guidance_may_follow_a_reward_of_its_own(tmp_path, sampled):
     assert (lead.guidance.weights, lead.reward) == ({"MQ": 0.5}, None)
     with pytest.raises(verbs.UserError, match="'alone' follows a reward of its own: leave `rewards` out"):
         sampler(chosen, "{type: alone, rewards: [bright]}", ())
+
+
+def test_a_guidance_may_follow_no_reward(sampled):
+    """Neither the config's, which it would have by default, nor one that the command line weighs."""
+    plain, seeds = sampled()
+    again, others = sampled("again", rewards="[bright]")
+    assert not equal(again, plain)
+    assert others == [seed + 1 for seed in seeds]
+    for arguments in (("again", ["bright=1"]), ("{type: again, rewards: [bright]}",)):
+        with pytest.raises(verbs.UserError, match=r"rewards\.0: 'again' follows no reward: leave `rewards` out"):
+            sampled(*arguments)
 
 
 def test_guidance_is_listed_and_described():

@@ -1,4 +1,4 @@
-"""Pairs of answers and, beside each prompt, the same with its pictures shown worse, for `mdpo`.
+"""Pairs of answers and, beside each prompt, the same with its pictures shown worse, for `mdpo` and `povid`.
 
     crop    a piece of the picture, a random share of its area, as large as the picture was (mDPO; Wang et al. 2024,
             arXiv:2406.11839)

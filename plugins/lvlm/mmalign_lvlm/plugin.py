@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.errors import UserError
 from mmalign.hookspecs import hookimpl
-from mmalign.specs import DataSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
+from mmalign.specs import DataSpec, GuidanceSpec, JudgeSpec, MetricSpec, ModelSpec, RewardSpec
 
 if TYPE_CHECKING:
     from mmalign.records import Samples
@@ -48,9 +48,14 @@ def mmalign_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def mmalign_datasets() -> Iterator[DataSpec]:
-    """Prompts of benchmarks, from their official files; pairs with pictures that are also shown worse."""
-    pairs = frozenset({"prompt", "chosen", "rejected", "degraded"})
-    yield DataSpec("degraded-pairs", "mmalign_lvlm.degraded:DegradedPairs", columns=pairs, paper="arXiv:2406.11839")
+    """Prompts of benchmarks, from their official files; pairs of answers, with pictures that are also shown worse or made by the
+    model itself.
+    """
+    pairs = frozenset({"prompt", "chosen", "rejected"})
+    worse = pairs | {"degraded"}
+    yield DataSpec("degraded-pairs", "mmalign_lvlm.degraded:DegradedPairs", columns=worse, paper="arXiv:2406.11839")
+    own = "mmalign_lvlm.corrections:SelfCorrections"
+    yield DataSpec("self-corrections", own, columns=pairs, paper="arXiv:2410.04055")
     for name, source, paper in (
         ("pope", "PopePrompts", "arXiv:2305.10355"),
         ("pope-questions", "PopeQuestions", "arXiv:2305.10355"),
@@ -70,6 +75,18 @@ def mmalign_judges() -> Iterator[JudgeSpec]:
     home = "mmalign_lvlm.judges"
     yield JudgeSpec("vlm", f"{home}.vlm:VisionLanguageJudge", offers=everything, paper="arXiv:2405.17220")
     yield JudgeSpec("http", f"{home}.http:HttpJudge", offers=everything)
+
+
+@hookimpl
+def mmalign_guidance() -> Iterator[GuidanceSpec]:
+    """What a model says after it looked again, or thought again, of all that answer in words."""
+    for name, build, paper in (
+        ("lookback", "lookback:LookBack", "arXiv:2412.02172"),
+        ("self-correction", "self_correction:SelfCorrection", "arXiv:2410.04055"),
+    ):
+        yield GuidanceSpec(
+            name, f"mmalign_lvlm.guidance.{build}", needs=frozenset({"likeliest"}), reward="none", paper=paper
+        )
 
 
 @hookimpl

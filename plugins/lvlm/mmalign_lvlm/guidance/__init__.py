@@ -1,0 +1,1 @@
+"""Guidance of answers in words: nothing is trained, and no reward is followed."""
