@@ -34,7 +34,7 @@ class Generated:
         batch_size: PositiveInt = 8,
     ):
         self.policy = policy_of("model", model, sampling)
-        self.reward = reward_of(rewards)
+        self.reward = rewards_of(rewards)
         self.draws, self.batch_size = draws, batch_size
 
     def to(self, device: torch.device | str) -> Self:
@@ -72,7 +72,7 @@ def placed(reward: WeightedReward, device: torch.device | str) -> WeightedReward
     return reward
 
 
-def reward_of(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
+def rewards_of(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
     """The rewards that sections of a config name, of installed plugins."""
     if not given:
         raise UserError("rewards: name at least one that scores what is drawn")

@@ -24,7 +24,7 @@ from mmalign.data.texts import TextPrompts
 from mmalign.errors import UserError
 from mmalign.parts import Row
 from mmalign.records import Prompt
-from mmalign.rewards.generated import placed, reward_of
+from mmalign.rewards.generated import placed, rewards_of
 from mmalign.rewards.implicit import policy_of
 from mmalign.rewards.weighted import WeightedReward
 from mmalign_lvlm.guidance.self_correction import REVIEWS, SelfCorrection
@@ -84,7 +84,7 @@ class SelfCorrections:
         settings = json.loads(json.dumps({**made, "asked": asked}, default=str))
         file = folder / f"{fingerprint([policy.network], settings)[:16]}.jsonl"
         if not file.is_file():
-            policy.model, reward = policy.model.to(device()), placed(reward_of(made["rewards"]), device())
+            policy.model, reward = policy.model.to(device()), placed(rewards_of(made["rewards"]), device())
             answering = _both(policy, reward, SelfCorrection(made["reviews"]), prompts, made["seed"], batch_size)
             write_rows(file, answering)
         del policy
