@@ -16,7 +16,7 @@ from mmalign_shapes.descriptions import describe
 from mmalign_shapes.images import REQUEST, ShapesCaptions
 from mmalign_shapes.pretrain import captioner, everything
 from mmalign_shapes.pretrain.data import floats
-from mmalign_shapes.pretrain.questions import FORMS, THEN
+from mmalign_shapes.pretrain.questions import EVEN, FORMS
 from mmalign_shapes.rewards import CaptionOracle
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing, kinds
 from mmalign_shapes.statements import NUMBERS, TYPES
@@ -43,7 +43,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has hardly learnt anything, as the command writes it."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as small:
-        few = {"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "TRUE_STEPS": 2, "SURE_STEPS": 1, "FALSE_STEPS": 1}
+        few = {
+            "DESCRIBED": 6,
+            "UNSEEN": 3,
+            "TOWER_STEPS": 2,
+            "WIDE_STEPS": 1,
+            "TRUE_STEPS": 1,
+            "LOOKING": ((2, 1e-3, EVEN), (1, 1e-3, EVEN)),
+            "FALSE_STEPS": 1,
+        }
         for name, value in few.items():
             small.setattr(everything, name, value)
         everything.pretrain_captioner(out, seed=0)
@@ -122,16 +130,17 @@ def turns(turn: int, question: str, answer: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
 
 
+@pytest.mark.parametrize("anywhere", [False, True])
 def test_the_tower_learns_and_rests_while_the_language_model_does(
-    processor: LlavaProcessor, shown: captioner.Shown, monkeypatch: pytest.MonkeyPatch
+    anywhere: bool, processor: LlavaProcessor, shown: captioner.Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses, step = [], captioner.update
     monkeypatch.setattr(captioner, "update", lambda loss, *rest: (losses.append(loss.item()), step(loss, *rest)))
-    tower = captioner.train_tower(shown, 6, seed=0)
+    tower = captioner.train_tower(captioner.new_tower(), shown, 6, 0, 1.5e-3, anywhere)
     assert losses[-1] < losses[0] - 0.5
     losses.clear()
     model = captioner.new_captioner(tower, processor.tokenizer)
-    captioner.train_captioner(model, processor, shown, 8, 0, learning_rate=3e-3, forms=THEN)
+    captioner.train_captioner(model, processor, shown, 8, 0, learning_rate=3e-3, mix=EVEN)
     assert losses[-1] < losses[0] - 0.5
     after = model.model.vision_tower.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in tower.state_dict().items())
@@ -168,7 +177,7 @@ def test_what_is_trained_already_is_not_trained_again(trained: Path, monkeypatch
     monkeypatch.setattr(everything, "DESCRIBED", 6)
     monkeypatch.setattr(everything, "UNSEEN", 2)
     for name in ("train_tower", "train_captioner"):
-        monkeypatch.setattr(everything, name, None)
+        monkeypatch.setattr(everything, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     everything.pretrain_captioner(trained, seed=0)
 
 

@@ -48,7 +48,7 @@ def test_the_judge_of_the_other_plugin_asks_so() -> None:
 
 
 def test_a_dialogue_begins_as_a_judge_asks_or_with_the_bare_sentence() -> None:
-    asked = [questions.dialogue(SCENE, random.Random(seed), questions.THEN) for seed in range(60)]
+    asked = [questions.dialogue(SCENE, random.Random(seed), questions.EVEN) for seed in range(60)]
     assert all(1 <= len(dialogue) <= 8 for dialogue in asked)
     first = [dialogue[0][0] for dialogue in asked]
     for form in ("Is this true of the picture: ", "Is there a ", "There "):
@@ -57,6 +57,8 @@ def test_a_dialogue_begins_as_a_judge_asks_or_with_the_bare_sentence() -> None:
 
 
 def test_only_what_is_wanted_is_asked_and_every_form_comes_up() -> None:
-    assert set(questions.FIRST) == set(questions.THEN) == set(questions.FORMS)
-    asked = [text for seed in range(30) for text, _ in questions.facts(SCENE, random.Random(seed), ["number"])]
+    for mix in (questions.EVEN, questions.SHAPES_FIRST, questions.THINGS_FIRST):
+        assert set(mix.forms) == set(questions.FORMS)
+    asked = [text for seed in range(30) for text, _ in questions.facts(SCENE, random.Random(seed), ["number"], 3)]
+    assert len(asked) == 90
     assert all(re.fullmatch(r"There (is|are) (one|two|three|four) shapes?\.", text) for text in asked)

@@ -31,7 +31,7 @@ from mmalign_shapes.descriptions import describe, hallucinated
 from mmalign_shapes.images import REQUEST, scenes
 from mmalign_shapes.pretrain.data import batches, floats, track
 from mmalign_shapes.pretrain.generator import learned_merges
-from mmalign_shapes.pretrain.questions import Asked, dialogue
+from mmalign_shapes.pretrain.questions import Asked, Mix, dialogue
 from mmalign_shapes.pretrain.update import update
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, SIZE, Scene, Thing, holds, kinds
 from mmalign_shapes.statements import NUMBERS
@@ -168,23 +168,28 @@ def what_is_shown(shown: Sequence[Scene]) -> Tensor:
     return torch.cat([torch.tensor(found), torch.tensor(forms)], dim=1)[:, None].float()
 
 
-def train_tower(shown: Shown, steps: int, seed: int) -> CLIPVisionModel:
-    """A tower whose patches say what is there, `what_is_where`, and each of them what is in the picture, `what_is_shown`.
+def train_tower(
+    tower: CLIPVisionModel, shown: Shown, steps: int, seed: int, learning_rate: float, anywhere: bool = False
+) -> CLIPVisionModel:
+    """Patches learn to say what is there, `what_is_where`. The tower itself is trained.
 
-    Else a language model as small as ours hardly learns to tell that something is nowhere.
+    anywhere: each patch also learns what is in the picture, `what_is_shown`.
     """
     torch.manual_seed(seed)
-    tower, head = new_tower().train(), nn.Linear(WIDTH, sum(ANSWERS) + len(KINDS) + len(SHAPES))
-    weights = [*tower.parameters(), *head.parameters()]
-    optimizer, schedule = _optimizer(weights, 1.5e-3, steps)
+    head = nn.Linear(WIDTH, sum(ANSWERS) + anywhere * (len(KINDS) + len(SHAPES)))
+    weights = [*tower.train().requires_grad_(True).parameters(), *head.parameters()]
+    optimizer, schedule = _optimizer(weights, learning_rate, steps)
     for indices in track(batches(len(shown), TOWER_BATCH_SIZE, steps, seed), "tower", steps):
         patches = tower(_pixels(shown, indices)).last_hidden_state[:, 1:]
-        *told, seen = head(patches).split([*ANSWERS, len(KINDS) + len(SHAPES)], dim=-1)
+        told = head(patches)
         scenes = [shown.scenes[i] for i in indices.tolist()]
-        parts = zip(told, what_is_where(scenes).unbind(-1), strict=True)
-        there = torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum()
-        anywhere = F.binary_cross_entropy_with_logits(seen, what_is_shown(scenes).expand_as(seen), reduction="none")
-        update(there + anywhere.sum(dim=-1).mean(), weights, optimizer, schedule)
+        parts = zip(told[..., : sum(ANSWERS)].split(ANSWERS, dim=-1), what_is_where(scenes).unbind(-1), strict=True)
+        loss = torch.stack([F.cross_entropy(a.flatten(0, 1), r.flatten()) for a, r in parts]).sum()
+        if anywhere:
+            seen = told[..., sum(ANSWERS) :]
+            right = what_is_shown(scenes).expand_as(seen)
+            loss = loss + F.binary_cross_entropy_with_logits(seen, right, reduction="none").sum(dim=-1).mean()
+        update(loss, weights, optimizer, schedule)
     return tower.eval()
 
 
@@ -195,11 +200,11 @@ def train_captioner(
     steps: int,
     seed: int,
     learning_rate: float,
-    forms: Sequence[str],
+    mix: Mix,
     share: float = 0.0,
 ) -> LlavaForConditionalGeneration:
     """Cross entropy of descriptions, of whose statements a share is false, and of answers whether something is true, which
-    always are right: one half of each batch is described, the other asked about, in `forms`. The tower rests.
+    always are right: one half of each batch is described, the other asked about. The tower rests.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -218,7 +223,7 @@ def train_captioner(
     for indices in track(batches(len(shown), BATCH_SIZE, steps, seed), "captioner", steps):
         half, other = indices.chunk(2)
         update(
-            loss(half, described) + loss(other, lambda scene: dialogue(scene, rng, forms)), weights, optimizer, schedule
+            loss(half, described) + loss(other, lambda scene: dialogue(scene, rng, mix)), weights, optimizer, schedule
         )
     return model.eval().requires_grad_(True)
 

@@ -7,6 +7,7 @@ reward model that is made of the captioner needs it.
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from mmalign_shapes.descriptions import describe, hallucinated
@@ -25,14 +26,23 @@ FALSE = 0.25
 """Share of the statements that are false in a description whose sentences are asked about."""
 _JUDGE = 'Is this true of the picture: "{}" Answer yes or no.'
 _SENTENCE = re.compile(r"[^.]+\.")
-_FACTS = 8
-_SENTENCES = 0.3
-"""Share of the dialogues that go through a description; the others are about facts."""
 
 
-def dialogue(scene: Scene, rng: random.Random, forms: Sequence[str]) -> list[Asked]:
+@dataclass(frozen=True)
+class Mix:
+    """What is asked: with probability `sentences` a dialogue goes through a description, else it is about so many facts of random
+    `forms`.
+    """
+
+    forms: Sequence[str]
+    facts: int
+    sentences: float
+
+
+def dialogue(scene: Scene, rng: random.Random, mix: Mix) -> list[Asked]:
     """Sentences of one description one after the other, or facts that have nothing to do with each other."""
-    (text, answer), *rest = sentences(scene, rng) if rng.random() < _SENTENCES else facts(scene, rng, forms)
+    whole = rng.random() < mix.sentences
+    (text, answer), *rest = sentences(scene, rng) if whole else facts(scene, rng, mix.forms, mix.facts)
     asked = _JUDGE.format(text) if text.endswith(".") and rng.random() < 0.5 else text
     return [(asked, answer), *rest]
 
@@ -46,11 +56,11 @@ def sentences(scene: Scene, rng: random.Random) -> Iterator[Asked]:
         yield sentence.group().strip(), _answer(all(own))
 
 
-def facts(scene: Scene, rng: random.Random, forms: Sequence[str]) -> Iterator[Asked]:
-    """Facts, each of one of `forms`, as many true ones as false ones of each, so that no answer can be told from the question
-    alone; half of those about existence ask as POPE does.
+def facts(scene: Scene, rng: random.Random, forms: Sequence[str], count: int = 8) -> Iterator[Asked]:
+    """So many facts of random `forms`. Of every form as many are true as are false, so that no answer can be told from the
+    question alone; half of those about existence ask as POPE does.
     """
-    for _ in range(_FACTS):
+    for _ in range(count):
         form, wanted = FORMS[rng.choice(forms)], rng.random() < 0.5
         tried = islice(_said(form, scene, rng), 50)  # for where every shape is there, none is missing
         text, true = next((one for one in tried if one[1] == wanted), next(_said(form, scene, rng)))
@@ -95,10 +105,10 @@ FORMS: Mapping[str, Form] = {
     "color": _color,
     "relation": _relation,
 }
-FIRST = ("number", "color", *["shape"] * 3, *["thing"] * 2, *["relation"] * 2)
-"""What is asked at first: mostly whether something is there at all, without which the rest is guessing."""
-THEN = ("number", "shape", *["color"] * 2, *["thing"] * 3, *["relation"] * 2)
-"""What is asked afterwards."""
+EVEN = Mix(tuple(FORMS), facts=6, sentences=0.5)
+SHAPES_FIRST = Mix(("number", "color", *["shape"] * 3, *["thing"] * 2, *["relation"] * 2), facts=10, sentences=0.3)
+"""Mostly whether something is there at all, which is learnt last."""
+THINGS_FIRST = Mix(("number", "shape", *["color"] * 2, *["thing"] * 3, *["relation"] * 2), facts=10, sentences=0.3)
 
 
 def _answer(true: bool) -> str:
