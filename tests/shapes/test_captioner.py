@@ -21,6 +21,12 @@ from mmalign_shapes.rewards import CaptionOracle
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES, Kind, Scene, Thing, kinds
 from mmalign_shapes.statements import NUMBERS, TYPES
 
+FEW = {
+    **{"DESCRIBED": 6, "UNSEEN": 3, "TOWER_STEPS": 2, "WIDE_STEPS": 1, "TRUE_STEPS": 1, "FALSE_STEPS": 1},
+    "LOOKING": ((2, 1e-3, EVEN), (1, 1e-3, EVEN)),
+}
+"""A training that takes a second."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
@@ -43,16 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner that has hardly learnt anything, as the command writes it."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as small:
-        few = {
-            "DESCRIBED": 6,
-            "UNSEEN": 3,
-            "TOWER_STEPS": 2,
-            "WIDE_STEPS": 1,
-            "TRUE_STEPS": 1,
-            "LOOKING": ((2, 1e-3, EVEN), (1, 1e-3, EVEN)),
-            "FALSE_STEPS": 1,
-        }
-        for name, value in few.items():
+        for name, value in FEW.items():
             small.setattr(everything, name, value)
         everything.pretrain_captioner(out, seed=0)
     return out
@@ -174,8 +171,8 @@ def test_figures_stand_beside_the_weights(trained: Path) -> None:
 
 
 def test_what_is_trained_already_is_not_trained_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(everything, "DESCRIBED", 6)
-    monkeypatch.setattr(everything, "UNSEEN", 2)
+    for name, value in FEW.items():
+        monkeypatch.setattr(everything, name, value)
     for name in ("train_tower", "train_captioner"):
         monkeypatch.setattr(everything, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     everything.pretrain_captioner(trained, seed=0)
