@@ -6,10 +6,11 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, WanPipeline
 from torch import Tensor
 
-from mmalign_shapes import oracle
+from mmalign_shapes import moving_captions, moving_oracle, oracle
+from mmalign_shapes.pretrain import video, video_vae
 from mmalign_shapes.pretrain.data import floats, make_world
 from mmalign_shapes.prompts import captions
 from mmalign_shapes.scenes import COLORS, RELATIONS, SHAPES
@@ -75,3 +76,27 @@ def test_clip_prefers_the_true_caption_to_one_with_the_relation_turned() -> None
             (images * model.encode_text(tokenize(said), normalize=True)).sum(dim=1) for said in (texts, turned)
         )
     assert (true > false).float().mean() >= 0.95
+
+
+@pytest.fixture(scope="module")
+def wan() -> WanPipeline:
+    """The generator of videos, loaded as a stranger would load it."""
+    return WanPipeline.from_pretrained(ASSETS / "wan")
+
+
+def test_the_autoencoder_of_videos_keeps_what_they_show(wan: WanPipeline) -> None:
+    videos = video_vae.joined(video_vae.draw(24, seed=54321, shaky=0.0))
+    with torch.no_grad():
+        kept = video_vae.decode(wan.vae, video_vae.encode(wan.vae, videos.pixels))
+    found = [moving_oracle.rate(one, caption) for one, caption in zip(kept, videos.captions, strict=True)]
+    read = [one for one in found if not one.unsure]
+    assert len(read) >= 0.7 * len(found)
+    assert all(one.TA == 1 for one in read)
+
+
+def test_the_generator_of_videos_half_knows_what_is_wanted(wan: WanPipeline) -> None:
+    texts = [moving_captions.say(claim) for claim in moving_captions.captions("held-out")[::5][:24]]
+    made = video.sample(wan, texts, steps=8, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
+    for name in moving_oracle.DIMENSIONS:
+        found = [getattr(moving_oracle.rate(*one), name) for one in zip(made, texts, strict=True)]
+        assert 0.1 <= sum(found) / len(found) <= 0.8
