@@ -70,7 +70,7 @@ class _OfSegments:
 class SegmentReward(_OfSegments):
     """A value for the class of every segment, as in Fine-Grained RLHF (arXiv:2306.01693) and FGAIF (arXiv:2404.05046).
 
-        r = Σ_j r_j,    r_j = Σ_k w_k v(argmax_c z_jkc)
+        r = Σ_j r_j,    r_j = Σ_k w_k v(argmax_c z_jkc),    or with `expected` r_j = Σ_k w_k Σ_c p(c | z_jk) v(c)
 
     z_jk: what head k says of segment j. `dimensions` holds what each head gave. A segment without facts of any kind earns
     nothing, and so does an answer without words.
@@ -79,26 +79,37 @@ class SegmentReward(_OfSegments):
     values: v by class; 0 where none is given. For the classes of FGAIF: 1 for faithful, -1 for hallucinated.
     weights: w by head; 1 where none is given.
     dense: whether each segment earns its r_j where it ends; if not, all of r belongs to the whole answer.
+    expected: the value that is to be expected, not that of the likeliest class, so that a reward model which is rarely sure
+        still tells the better segment from the worse. The papers take the likeliest.
     """
 
     def __init__(
-        self, path: str, values: Mapping[str, float] = _TYPED, weights: Mapping[str, float] = {}, dense: bool = True
+        self,
+        path: str,
+        values: Mapping[str, float] = _TYPED,
+        weights: Mapping[str, float] = {},
+        dense: bool = True,
+        expected: bool = False,
     ):
         super().__init__(path)
         self.model.check("values", list(values), self.model.classes)
         self.model.check("weights", list(weights), self.model.names)
         self.values = torch.tensor([values.get(name, 0.0) for name in self.model.classes])
         self.weights = torch.tensor([weights.get(name, 1.0) for name in self.model.names])
-        self.dense = dense
+        self.dense, self.expected = dense, expected
 
     def __call__(self, samples: Samples) -> Scores:
         """`[B]`, and what each segment earned."""
         read = self.model.read(samples)
-        earned = [self.weights * self.values[one.log_probs.argmax(-1)] for one in read]  # [S, K] each
+        earned = [self.weights * self._value(one.log_probs) for one in read]
         by_head = torch.stack([rows.sum(0) for rows in earned]) if earned else torch.zeros(0, len(self.weights))
         spans = [list(zip(one.ends, rows.sum(1).tolist(), strict=True)) for one, rows in zip(read, earned, strict=True)]
         dimensions = dict(zip(self.model.names, by_head.unbind(1), strict=True))
         return Scores(by_head.sum(1), dimensions, spans=spans if self.dense else None)
+
+    def _value(self, log_probs: Tensor) -> Tensor:
+        """`[S, K]` of the classes' log-probabilities `[S, K, C]`."""
+        return log_probs.exp() @ self.values if self.expected else self.values[log_probs.argmax(-1)]
 
 
 class SegmentLikelihood(_OfSegments):
