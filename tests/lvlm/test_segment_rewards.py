@@ -78,6 +78,19 @@ def test_one_backbone_is_the_sum_of_its_types_and_a_type_without_weight_is_gone(
     assert_close(SegmentReward(folder)(samples).values, torch.stack(alone).sum(0))
 
 
+def test_the_expected_value_weighs_every_class_by_its_probability(
+    policy: ScoringPolicy, folder: str, prompts: list[Prompt]
+) -> None:
+    values = {"absent": 0.25, "faithful": 0.5, "hallucinated": -1.0}
+    scores = SegmentReward(folder, values, expected=True)(Samples(prompts, ANSWERS))
+    for i in (0, 1, 3):
+        p = said(policy, prompts, i).exp()
+        assert_close(scores.values[i], (0.25 * p[..., 0] + 0.5 * p[..., 1] - p[..., 2]).sum(), atol=1e-5, rtol=1e-4)
+    assert scores.values[2] == 0
+    likeliest = SegmentReward(folder, values)(Samples(prompts, ANSWERS))
+    assert not torch.allclose(scores.values, likeliest.values, atol=1e-3)
+
+
 def test_of_the_whole_answer_it_is_as_much_but_nowhere(folder: str, prompts: list[Prompt]) -> None:
     samples = Samples(prompts, ANSWERS)
     dense, whole = SegmentReward(folder)(samples), SegmentReward(folder, dense=False)(samples)
