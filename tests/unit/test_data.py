@@ -168,7 +168,8 @@ def test_rlhf_v_converts_and_trains_the_same(folded, pictures):
 def test_what_a_prompt_of_media_shows_comes_with_it(source, pictures):
     sides = {"chosen": "a.png", "rejected": "b.png", "first": "a.png", "second": "b.png", "preference": "first"}
     row = {"prompt": "a wave", "sample": "a.png", "rating": 1.0, **sides, "images": ["b.png"]}
-    assert source(str(written(pictures, [row])))[0]["prompt"] == Prompt("a wave", images=(pictures / "b.png",))
+    prompt = source(str(written(pictures, [row])))[0]["prompt"]
+    assert (prompt.text, prompt.images) == ("a wave", (pictures / "b.png",))
 
 
 def test_a_label_out_of_range_is_named_and_stops_training(pictures):
