@@ -102,23 +102,25 @@ def refused(*arguments: str | Path) -> str:
     return " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_the_check_names_row_column_and_remedy(name: str, config: Path, tmp_path: Path) -> None:
-    make, told = WRONG[name]
-    make(tmp_path / "bad.mp4")
-    said = refused("data", "check", tmp_path / "pairs.jsonl")
-    assert "row 1, column rejected: " in said
+def named(wrong: Any, folder: Path, *command: Any) -> str:
+    """What is said where bad.mp4 is so wrong: the file and what is wrong with it are told."""
+    make, told = wrong
+    make(folder / "bad.mp4")
+    said = refused(*command)
     assert told in said
     assert "bad.mp4" in said
+    return said
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_check_names_row_column_and_remedy(name: str, config: Path, tmp_path: Path) -> None:
+    said = named(WRONG[name], tmp_path, "data", "check", tmp_path / "pairs.jsonl")
+    assert "row 1, column rejected: " in said
 
 
 @pytest.mark.parametrize("name", IN_A_RUN)
 def test_a_run_names_the_video_and_the_remedy(name: str, config: Path, tmp_path: Path) -> None:
-    make, told = IN_A_RUN[name]
-    make(tmp_path / "bad.mp4")
-    said = refused("train", config)
-    assert told in said
-    assert "bad.mp4" in said
+    named(IN_A_RUN[name], tmp_path, "train", config)
 
 
 @pytest.mark.parametrize("name", OVERRIDE)
@@ -202,11 +204,7 @@ def judge(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", [name for name in IN_A_RUN if name != "shorter than the model's"])
 def test_what_learns_to_rate_names_the_video_and_the_remedy(name: str, judge: Path, tmp_path: Path) -> None:
-    make, told = IN_A_RUN[name]
-    make(tmp_path / "bad.mp4")
-    said = refused("train", judge)
-    assert told in said
-    assert "bad.mp4" in said
+    named(IN_A_RUN[name], tmp_path, "train", judge)
 
 
 def test_what_learns_to_rate_takes_pairs_of_two_lengths(judge: Path, tmp_path: Path) -> None:
