@@ -14,6 +14,7 @@ from mmalign_shapes import grammar, render, scenes
 OPTIONS = {
     "clip-score": {"path": "mmalign_shapes:assets/clip"},
     "oracle": {},
+    "colourfulness": {},
     "jpeg-size": {},
 }
 """Rewards that build without a download, with the options that they need here."""

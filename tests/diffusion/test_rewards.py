@@ -1,6 +1,7 @@
 """Rewards for pictures: their contract, and that they compute what their names promise."""
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmalign.records import Prompt, Samples
 from mmalign_diffusion import pictures
 from mmalign_diffusion.rewards.aesthetic import Aesthetic, new_head
 from mmalign_diffusion.rewards.clip import ClipScore
+from mmalign_diffusion.rewards.colourfulness import Colourfulness
 from mmalign_diffusion.rewards.jpeg import JpegSize
 from mmalign_diffusion.rewards.openclip import OpenClip
 
@@ -38,7 +40,12 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rewards(clip_folder: Path, predictor: Path) -> dict[str, Any]:
     clip = str(clip_folder)
-    return {"clip": ClipScore(path=clip), "aesthetic": Aesthetic(str(predictor), clip_path=clip), "jpeg": JpegSize()}
+    return {
+        "clip": ClipScore(path=clip),
+        "aesthetic": Aesthetic(str(predictor), clip_path=clip),
+        "colourfulness": Colourfulness(),
+        "jpeg": JpegSize(),
+    }
 
 
 @pytest.fixture
@@ -46,8 +53,9 @@ def reward(request: pytest.FixtureRequest, rewards: dict[str, Any]) -> Any:
     return rewards[request.param]
 
 
-every_reward = pytest.mark.parametrize("reward", ["clip", "aesthetic", "jpeg"], indirect=True)
-gradient_rewards = pytest.mark.parametrize("reward", ["clip", "aesthetic"], indirect=True)
+every_reward = pytest.mark.parametrize("reward", ["clip", "aesthetic", "colourfulness", "jpeg"], indirect=True)
+gradient_rewards = pytest.mark.parametrize("reward", ["clip", "aesthetic", "colourfulness"], indirect=True)
+clip_rewards = pytest.mark.parametrize("reward", ["clip", "aesthetic"], indirect=True)
 
 
 def batch(n: int = 4, side: int = 40) -> Samples:
@@ -91,12 +99,16 @@ def test_a_sample_that_is_no_number_scores_none_and_spoils_no_other(reward: Rewa
 
 
 @gradient_rewards
-def test_gradient_reaches_pixels_and_no_weight(reward: Any) -> None:
+def test_gradient_reaches_pixels(reward: Any) -> None:
     media = batch().media.requires_grad_()
     reward(Samples(batch().prompts, media)).sum().backward()
     assert media.grad is not None
     assert media.grad.isfinite().all()
     assert (media.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+@clip_rewards
+def test_no_weight_trains(reward: Any) -> None:
     assert not any(weight.requires_grad for weight in reward.clip.model.parameters())
 
 
@@ -153,6 +165,32 @@ def test_the_aesthetic_predictor_reads_safetensors_too(predictor: Path, clip_fol
     first = Aesthetic(str(predictor), clip_path=str(clip_folder))
     second = Aesthetic(str(tmp_path / "weights.safetensors"), clip_path=str(clip_folder))
     assert torch.equal(first(batch()), second(batch()))
+
+
+def test_colourfulness_of_two_colours() -> None:
+    """Half red, half blue: rg is 255 and 0, yb is 127.5 and -255, and each deviates by half of what lies between."""
+    media = torch.zeros(1, 3, 4, 6)
+    media[0, 0, :, :3] = media[0, 2, :, 3:] = 1
+    rg, yb = (255.0, 0.0), (127.5, -255.0)
+    deviation = math.hypot((rg[0] - rg[1]) / 2, (yb[0] - yb[1]) / 2)
+    mean = math.hypot(sum(rg) / 2, sum(yb) / 2)
+    found = Colourfulness()(Samples([Prompt("")], media)).item()
+    assert found == pytest.approx(deviation + 0.3 * mean, rel=1e-5)
+
+
+def test_colourfulness_does_not_know_brightness() -> None:
+    media = batch().media / 2
+    first, brighter, greyer = (
+        Colourfulness()(Samples(batch().prompts, shown))
+        for shown in (media, media + 0.5, media.mean(dim=1, keepdim=True) + (media - media.mean(dim=1, keepdim=True)) / 2)
+    )
+    torch.testing.assert_close(brighter, first, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(greyer, first / 2, atol=1e-3, rtol=1e-4)
+    grey = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    score = Colourfulness()(Samples([Prompt("")], grey)).sum()
+    assert score.item() == pytest.approx(0, abs=2e-3)
+    (gradient,) = torch.autograd.grad(score, grey)
+    assert gradient.isfinite().all()
 
 
 def test_jpeg_size_is_that_of_the_file_in_kilobytes() -> None:

@@ -28,6 +28,7 @@ def mmalign_rewards() -> Iterator[RewardSpec]:
     home = "mmalign_diffusion.rewards"
     yield RewardSpec("clip-score", f"{home}.clip:ClipScore", differentiable=True, paper="arXiv:2104.08718")
     yield RewardSpec("aesthetic", f"{home}.aesthetic:Aesthetic", differentiable=True, paper="arXiv:2210.08402")
+    yield RewardSpec("colourfulness", f"{home}.colourfulness:Colourfulness", differentiable=True)
     yield RewardSpec("jpeg-size", f"{home}.jpeg:JpegSize", paper="arXiv:2305.13301")
 
 

@@ -143,8 +143,8 @@ class LatentVideoReward:
         """Latents of videos as they are, without noise, and what was asked for. Raises UserError for what is no video."""
         if any(ends):
             raise UserError("this model rates whole videos, but the data hold segments of texts")
-        # One by one: videos are large.
-        latents = torch.cat([self.family.encode(self.family.pixels([one])).mean for one in media])
+        together = [[one] for one in media] if self.family.one_by_one else [media]
+        latents = torch.cat([self.family.encode(self.family.pixels(some)).mean for some in together])
         return self.noisy(latents, latents.new_zeros(len(latents)), self.condition([one.text for one in prompts]))
 
     @torch.no_grad()
