@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 CONSOLE = Console(highlight=False)
 """One console for all, so that a bar within a bar is drawn below it."""
 
+ASIDE = Console(highlight=False, stderr=True)
+"""For commands whose output is a result that a program may read."""
+
 QUIET = 30.0
 """Seconds of long work on a pipe after which it says a line."""
 
 T = TypeVar("T")
 
 
-def say(text: str, style: str = "") -> None:
+def say(text: str, style: str = "", console: Console | None = None) -> None:
     """One line, never wrapped and never read as markup."""
-    CONSOLE.print(text, style=style, markup=False, soft_wrap=True)
+    (console or CONSOLE).print(text, style=style, markup=False, soft_wrap=True)
 
 
 def warn(run: "Run", message: str) -> None:
@@ -33,23 +36,24 @@ def warn(run: "Run", message: str) -> None:
         say(f"warning: {message}", style="yellow")
 
 
-def track(items: Sequence[T], what: str) -> Iterator[T]:
+def track(items: Sequence[T], what: str, console: Console | None = None) -> Iterator[T]:
     """Go through `items` and show how far it is: a bar with the time left, or now and then a line."""
-    return _bar(items, what) if CONSOLE.is_terminal else _lines(items, what)
+    console = console or CONSOLE
+    return _bar(items, what, console) if console.is_terminal else _lines(items, what, console)
 
 
-def _bar(items: Sequence[T], what: str) -> Iterator[T]:
+def _bar(items: Sequence[T], what: str, console: Console) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         yield from progress.track(items, description=what)
 
 
-def _lines(items: Sequence[T], what: str) -> Iterator[T]:
+def _lines(items: Sequence[T], what: str, console: Console) -> Iterator[T]:
     said = start = time.perf_counter()
     for done, item in enumerate(items):
         now = time.perf_counter()
         if done and now - said > QUIET:
             left = (now - start) / done * (len(items) - done)
-            say(f"{what}: {done}/{len(items)}, {duration(left)} left")
+            say(f"{what}: {done}/{len(items)}, {duration(left)} left", console=console)
             said = now
         yield item

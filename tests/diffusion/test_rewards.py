@@ -182,7 +182,11 @@ def test_colourfulness_does_not_know_brightness() -> None:
     media = batch().media / 2
     first, brighter, greyer = (
         Colourfulness()(Samples(batch().prompts, shown))
-        for shown in (media, media + 0.5, media.mean(dim=1, keepdim=True) + (media - media.mean(dim=1, keepdim=True)) / 2)
+        for shown in (
+            media,
+            media + 0.5,
+            media.mean(dim=1, keepdim=True) + (media - media.mean(dim=1, keepdim=True)) / 2,
+        )
     )
     torch.testing.assert_close(brighter, first, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(greyer, first / 2, atol=1e-3, rtol=1e-4)

@@ -711,6 +711,14 @@ def test_a_terminal_gets_a_bar_that_is_closed_at_the_end(tmp_path, monkeypatch):
     assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h")  # cursor hidden and shown
 
 
+def test_progress_beside_a_result_leaves_the_output_to_the_result(capsys, monkeypatch):
+    monkeypatch.setattr(console, "QUIET", -1.0)
+    assert list(console.track(range(3), "batches", console.ASIDE)) == [0, 1, 2]
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "batches: 2/3" in said.err
+
+
 def test_a_failed_run_says_how_to_go_on(tmp_path, capsys):
     run = Run(tmp_path / "run", [progress, checkpoints], trainer={"checkpoint_every": 2}).go(until=3)
     run.end(KeyboardInterrupt())
