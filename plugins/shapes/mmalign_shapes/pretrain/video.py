@@ -33,8 +33,14 @@ READING_STEPS = 400
 SHIFT = 3.0
 """How much noisier the times are than evenly spread ones, as for Wan's small videos: t = SHIFT u / (1 + (SHIFT - 1) u)."""
 
-PHASES = (Phase(1_300, 1_700, corruption=0.1), Phase(400, 400, corruption=0.45))
-"""First it learns to draw what a caption says, then to draw cleanly and to doubt."""
+PHASES = (
+    Phase(1_300, 1_700, corruption=0.1),
+    Phase(400, 400, corruption=0.45),
+    Phase(3_000, 3_000, corruption=0.1),
+    Phase(500, 500, corruption=0.45),
+)
+"""It learns to draw what a caption says, then to draw cleanly and to doubt, and both again at greater length: after the first two
+phases things still changed their shape or colour within most videos."""
 
 ANSWERS = [len(COLORS) + 1, len(SHAPES) + 1, len(MOTIONS) + 1] * 2
 """How many answers there are to each question of `answers`."""
