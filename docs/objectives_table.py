@@ -2,7 +2,7 @@
 
     python docs/objectives_table.py
 
-A cell is ticked where a test is marked `covers` with that objective and process; the tests are collected, not run.
+A cell is ticked where a test that is marked `covers` with that objective and process passes; these tests are run.
 """
 
 from collections import defaultdict
@@ -23,21 +23,26 @@ HEAD = """# Objectives
 Written by `docs/objectives_table.py`. Each is a file in `mmalign/objectives/`; `mmalign describe objective NAME` prints its
 formula, its source and its options.
 
-✓ a test covers it · untested: the model offers what the objective needs, but no test covers it · –: it does not
+✓ a test of it passes · untested: the model offers what the objective needs, but no test of it passes · –: it does not
 """
 
 
-class Collected:
-    """A pytest plugin that notes what each collected test covers: (objective, process) -> names of tests."""
+class Passed:
+    """A pytest plugin that notes what each test that passes covers: (objective, process) -> names of tests."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._covered: dict[str, list[tuple[str, str]]] = {}
 
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
         """Read the marker `covers` of every test."""
-        for item in items:
-            for mark in item.iter_markers("covers"):
-                self.cells[mark.args].append(item.nodeid.split("[")[0])
+        self._covered = {item.nodeid: [mark.args for mark in item.iter_markers("covers")] for item in items}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test that passes; one that is skipped or expected to fail does not."""
+        if report.when == "call" and report.passed:
+            for cell in self._covered[report.nodeid]:
+                self.cells[cell].append(report.nodeid.split("[")[0])
 
 
 def row(spec: ObjectiveSpec, cells: Cells) -> str:
@@ -50,7 +55,7 @@ def row(spec: ObjectiveSpec, cells: Cells) -> str:
 
 
 def cell(spec: ObjectiveSpec, process: str, cells: Cells) -> str:
-    """Whether a process offers what an objective needs, and whether a test covers that."""
+    """Whether a process offers what an objective needs, and whether a test of that passes."""
     if not spec.needs <= process_class(process).offers:
         return "–"
     return "✓" if cells.get((spec.name, process)) else "untested"
@@ -75,12 +80,12 @@ def page(specs: Sequence[ObjectiveSpec], cells: Cells) -> str:
 
 
 def main() -> None:
-    """Collect the tests and write the page."""
-    collected = Collected()
-    pytest.main(["--collect-only", "-q", "--no-header", str(ROOT / "tests")], plugins=[collected])
+    """Run the tests and write the page."""
+    passed = Passed()
+    pytest.main(["-m", "covers", "-q", "--no-header", str(ROOT / "tests")], plugins=[passed])
     offers = plugins.load(installed=False).catalogue.offers("objective")
     (ROOT / "docs" / "objectives.md").write_text(
-        page([offer.spec for offer in offers.values()], collected.cells), encoding="utf-8"
+        page([offer.spec for offer in offers.values()], passed.cells), encoding="utf-8"
     )
 
 

@@ -85,9 +85,10 @@ class RewardPart(NamedPart):
 
     weight: float = 1.0
     """Factor in the weighted sum of rewards."""
-    normalize: Literal["none", "group", "batch"] = "none"
-    """Before it is weighted: its mean becomes 0 and its deviation 1, within each prompt's samples or the buffer. Of use where
-    several rewards of different size are to count alike (GDPO); for objectives on rollouts."""
+    normalize: Literal["none", "group", "batch", "running"] = "none"
+    """Before it is weighted: its mean becomes 0 and its deviation 1, within each prompt's samples or the buffer, or against all
+    that it said in this run until then, this buffer included. Of use where several rewards of different size are to count alike
+    (GDPO); for objectives on rollouts."""
     gate: float | None = None
     """A sample whose score, as it is, is below this gets 0 from every other reward, before anything is normalised. With
     `weight: 0` the reward is a gate alone."""

@@ -81,7 +81,10 @@ def unmeasurable(
             yield "evaluation", f"model '{model.offer.spec.name}' scores and makes no samples: {remedy}"
         if config.collect:
             yield "collect", f"model '{model.offer.spec.name}' scores and makes no samples, so it has none to pair"
-    if held_out and (missing := objective.offer.spec.columns - held_out.offer.spec.columns):
+    if held_out and objective.offer.spec.feed == "rollouts":
+        name = objective.offer.spec.name
+        yield "evaluation.data", f"'{name}' trains on its own samples and has no loss of rows: take evaluation.rewards"
+    elif held_out and (missing := objective.offer.spec.columns - held_out.offer.spec.columns):
         name, has = objective.offer.spec.name, _list(held_out.offer.spec.columns)
         yield "evaluation.data", f"'{name}' needs rows with {_list(missing)}; '{held_out.offer.spec.name}' has {has}"
 

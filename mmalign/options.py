@@ -34,9 +34,11 @@ class Option(NamedTuple):
 
 
 class Options(BaseModel):
-    """Base of all schemas: unknown keys are faults; options are aliases, so that an option may have any name."""
+    """Base of all schemas: unknown keys and numbers that are not finite are faults; options are aliases, so that an option may
+    have any name.
+    """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def schema(spec: Spec) -> type[Options]:

@@ -167,6 +167,8 @@ def _start(run: Run) -> None:
     run.keep("policy", policy)
     run.keep("engine", engine)
     run.keep("random", GlobalRandom(), per_process=True)
+    if run.parts.reward is not None:
+        run.keep("reward", run.parts.reward, per_process=True)
     run.feed = run.keep("feed", _feed(run, rows, skip), per_process=True)
     if config.data.cache:
         fill(run)

@@ -33,8 +33,7 @@ def measure(parts: "Parts", batch_size: int, seed: int) -> dict[str, float]:
     rows, rng = parts.held_out, torch.Generator().manual_seed(seed)
     assert rows is not None
     with torch.no_grad(), evaluating(parts.policy.network):
-        starts = range(0, len(rows), batch_size)
-        batches = ([rows[i] for i in range(start, min(start + batch_size, len(rows)))] for start in starts)
+        batches = ([rows[i] for i in some] for some in _pieces(len(rows), batch_size))
         terms = _joined([parts.objective.terms(parts, batch_of(batch), rng) for batch in batches])
         loss = parts.objective.loss(**terms)
     return {"loss": loss.values.mean().item(), **{name: value.item() for name, value in loss.metrics.items()}}
@@ -115,11 +114,28 @@ def worded(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
 
 
+def _pieces(count: int, size: int) -> list[range]:
+    """Indices, `size` at a time; one that would be left alone joins those before it, for objectives may compare rows."""
+    starts = [*range(0, count, size)]
+    if size > 1 and len(starts) > 1 and count % size == 1:
+        starts.pop()
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
+
+
 def _joined(terms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The arguments of a loss for several batches as for one: tensors one after the other, what else there is of the first."""
+    """The arguments of a loss for several batches as for one: tensors one after the other, what else there is of the first.
+
+    Rows of which some are longer (`rivals`) end in -inf, as they do within a batch.
+    """
     import torch
+    from torch.nn.functional import pad
 
     def joined(values: Sequence[Any]) -> Any:
-        return torch.cat(list(values)) if isinstance(values[0], torch.Tensor) and values[0].ndim else values[0]
+        if not isinstance(values[0], torch.Tensor) or values[0].ndim == 0:
+            return values[0]
+        if len({one.shape[1:] for one in values}) > 1:
+            width = max(one.shape[1] for one in values)
+            values = [pad(one, (0, width - one.shape[1]), value=-torch.inf) for one in values]
+        return torch.cat(list(values))
 
     return {name: joined([one[name] for one in terms]) for name in terms[0]}

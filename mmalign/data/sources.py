@@ -4,8 +4,10 @@ Text files hold one prompt a line; jsonl, csv and parquet go through Hugging Fac
 file that names them, or bytes. Rows are made when they are asked for, so pictures stay on the disk until then.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,16 @@ class SampleRows:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Row:
-        row = self._table[index]
+        row, where = self._table[index], self._where(index)
+        with named(where):
+            _check_cells(row, self._column, self._sample)
         shown = Prompt(row[self._column], images=pictures(row, self._folder))
         prompt = conditioned(shown, self._template, row)
-        where = f"{self._path}: row {index + 1}"
         return {"prompt": prompt, "sample": side(row, self._sample, self._folder, where)}
+
+    def _where(self, index: int) -> str:
+        """What messages call a row."""
+        return f"{self._path}: row {index + 1}"
 
 
 class Pairs:
@@ -107,11 +114,12 @@ class Pairs:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[self._rows[index]]
-        pair = self._preset.pair(self._preset.unfold(row))
         where = f"{self._path}: row {self._rows[index] + 1}"
-        for name in ("prompt", "chosen", "rejected"):
-            if not pair[name]:
-                raise BadRow(f"{where}: no {name}")
+        with named(where):
+            if missing := [column for column in self._preset.columns if column not in row]:
+                raise UserError(f"no {', '.join(missing)}")
+            pair = self._preset.pair(self._preset.unfold(row))
+            _check_cells(pair, "prompt", "prompt", "chosen", "rejected")
         if pair["chosen"] == pair["rejected"]:
             what = pair["chosen"] if isinstance(pair["chosen"], str) else "the same bytes"
             raise BadRow(f"{where}: both sides are {what}, so neither is better")
@@ -125,12 +133,19 @@ class Pairs:
             raise UserError(
                 f"{self._path}: no column {', '.join(missing)}; it has {', '.join(known)}. Is preset right?"
             )
-        names = [name for name in (*self._preset.labels, *self._preset.kept) if name in known]
+        # Rows of a .jsonl need not have the same columns.
+        told = [name for name in self._preset.kept if name in known or isinstance(self._table, list)]
+        names = [*self._preset.labels, *told]
         columns = [_column(self._table, name) for name in names]
+        first: Row | None = None
         for i in range(len(self._table)):
             label = {name: column[i] for name, column in zip(names, columns, strict=True)}
             if wrong := [n for n, allowed in self._preset.labels.items() if label[n] not in allowed]:
                 raise BadRow(f"{self._path}: row {i + 1}, column {wrong[0]}: label out of range: {label[wrong[0]]!r}")
+            with named(f"{self._path}: row {i + 1}"):
+                rated(label)
+                first = label if first is None else first
+                check_alike(label, first, RATED)
             if self._preset.winner(label) != 0:
                 yield i
 
@@ -149,7 +164,9 @@ class LabelledRows(SampleRows):
         self._label = label
 
     def __getitem__(self, index: int) -> Row:
-        return {**super().__getitem__(index), "label": self._table[index][self._label]}
+        with named(self._where(index)):
+            label = number(self._table[index].get(self._label), self._label)
+        return {**super().__getitem__(index), "label": label}
 
 
 class ScoredRows(SampleRows):
@@ -171,15 +188,63 @@ class ScoredRows(SampleRows):
         super().__init__(path, column, sample, split, template)
         self._require(path, score)
         self._score = score
+        self._first = {"rivals": self._table[0].get("rivals")} if len(self._table) else {}
 
     def __getitem__(self, index: int) -> Row:
-        return {**super().__getitem__(index), **scored(self._table[index], self._score)}
+        row = self._table[index]
+        with named(self._where(index)):
+            check_alike(row, self._first, ("rivals",))
+            told = scored(row, self._score)
+        return {**super().__getitem__(index), **told}
 
 
 def scored(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """A row's score, and its rivals' where it tells."""
-    rivals = {"rivals": row["rivals"]} if "rivals" in row else {}
-    return {"score": float(row[column]), **rivals}
+    """A row's score, and its rivals' where it tells. Raises UserError for what is no finite number."""
+    score, rivals = number(row.get(column), column), row.get("rivals")
+    if rivals is None:
+        return {"score": score}
+    if not isinstance(rivals, list | tuple) or not rivals:
+        raise UserError("`rivals` holds the scores of all samples of the prompt, that of the row's own among them")
+    return {"score": score, "rivals": [number(one, "rivals") for one in rivals]}
+
+
+def number(cell: Any, column: str) -> float:
+    """A cell as a number. Raises UserError for one that is none, or not finite."""
+    try:
+        found = float(cell)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"column '{column}' holds {cell!r}, which is no finite number: mend it, or leave the row out")
+    return found
+
+
+RATED = ("scores", "strength")
+"""Columns that tell how good the sides of a pair are."""
+
+
+def check_alike(row: Mapping[str, Any], first: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise UserError where of these columns a row has another choice than the first: those of a batch must be alike."""
+    for name in names:
+        if (row.get(name) is None) != (first.get(name) is None):
+            raise UserError(f"only some rows have '{name}': give it in all of them, or in none")
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Around what reads a row: what is wrong with it is a BadRow that names it."""
+    try:
+        yield
+    except UserError as error:
+        raise BadRow(f"{where}: {error}") from None
+
+
+def _check_cells(row: Mapping[str, Any], prompt: str, *columns: str) -> None:
+    """Raise UserError where one of these columns holds nothing, or that of the prompt no text."""
+    if missing := [name for name in columns if not row.get(name)]:
+        raise UserError(f"no {', '.join(missing)}")
+    if not isinstance(row.get(prompt), str):
+        raise UserError(f"column '{prompt}' must hold text, got {row.get(prompt)!r}")
 
 
 def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt:
@@ -195,10 +260,15 @@ def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt
 
 
 def rated(pair: Mapping[str, Any]) -> dict[str, Any]:
-    """How good both sides are and by how much the chosen one is better, where the row tells."""
+    """How good both sides are and by how much the chosen one is better, where the row tells. Raises UserError for what is no
+    finite number.
+    """
     if (scores := pair.get("scores")) is not None:
-        return {"strength": float(scores[0] - scores[1]), "scores": scores}
-    return {"strength": float(pair["strength"])} if "strength" in pair else {}
+        if not isinstance(scores, list | tuple) or len(scores) != 2:
+            raise UserError(f"`scores` holds two numbers, the chosen sample's and the rejected one's, got {scores!r}")
+        chosen, rejected = (number(one, "scores") for one in scores)
+        return {"strength": chosen - rejected, "scores": scores}
+    return {"strength": number(pair["strength"], "strength")} if pair.get("strength") is not None else {}
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
@@ -263,8 +333,8 @@ def _texts(path: Path, column: str) -> Iterator[str]:
         yield from (line.strip() for line in lines if line.strip())
         return
     for number, row in enumerate(table(str(path)), start=1):
-        if column not in row:
-            raise UserError(f"{path}: row {number} has no column '{column}'{nearest(column, row)}")
+        if row.get(column) is None:
+            raise UserError(f"{path}: row {number} has no column '{column}'{nearest(column, set(row) - {column})}")
         yield str(row[column])
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.presets import preset as preset_of
-from mmalign.data.sources import PLAIN, conditioned, medium, pictures, rated, scored, table
-from mmalign.errors import BadRow, UserError
+from mmalign.data.sources import PLAIN, RATED, check_alike, conditioned, medium, named, pictures, rated, scored, table
+from mmalign.errors import UserError
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
 
@@ -42,7 +42,8 @@ class _Texts:
         self._path = path
         self._template = template
         self._table = table(path, split)
-        known = set(self._unfolded(self._table[0])) if len(self._table) else set()
+        self._first = self._unfolded(self._table[0]) if len(self._table) else {}
+        known = set(self._first)
         if known and not any(layout <= known for layout in self.layouts):
             wanted = " or ".join(", ".join(sorted(layout)) for layout in self.layouts)
             raise UserError(f"{path}: needs the columns {wanted}; it has {', '.join(sorted(known))}")
@@ -51,13 +52,11 @@ class _Texts:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Row:
-        try:
+        with named(f"{self._path}: row {index + 1}"):
             row = self._unfolded(self._table[index])
             read = self._read(row)
             told = {name: cell for name, cell in row.items() if name not in self.reads}
             return {**read, "prompt": conditioned(replace(read["prompt"], metadata=told), self._template, row)}
-        except UserError as error:
-            raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
 
     @property
     def _folder(self) -> Path:
@@ -67,7 +66,7 @@ class _Texts:
         return row
 
     def _read(self, row: Message) -> Row:
-        return {"prompt": _prompt(row["prompt"], row, self._folder)}
+        return {"prompt": _prompt(row.get("prompt"), row, self._folder)}
 
 
 class TextPrompts(_Texts):
@@ -107,6 +106,7 @@ class TextPairs(_Texts):
         read = text_pair(pair, self._folder)
         if read["chosen"] == read["rejected"]:
             raise UserError("both sides are the same, so neither is better: leave the row out")
+        check_alike(row, self._first, [name for name in RATED if name in self._preset.kept])
         return {**read, **rated(pair)}
 
 
@@ -124,7 +124,7 @@ class TextSamples(_Texts):
         if row.get("messages") is not None:
             asked, said = row["messages"][:-1], row["messages"][-1:]
         else:
-            asked, said = row["prompt"], row["completion"]
+            asked, said = row.get("prompt"), row.get("completion")
         return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
 
 
@@ -163,6 +163,7 @@ class TextScored(TextSamples):
     layouts = (frozenset({"prompt", "completion", "score"}), frozenset({"messages", "score"}))
 
     def _read(self, row: Message) -> Row:
+        check_alike(row, self._first, ("rivals",))
         return {**super()._read(row), **scored(row, "score")}
 
 
@@ -170,9 +171,17 @@ def _messages(cell: Any, role: str) -> list[Message]:
     """A cell as a conversation; a plain text is one thing said by `role`."""
     if isinstance(cell, str):
         return [{"role": role, "content": cell}]
-    if isinstance(cell, list) and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in cell):
+    if isinstance(cell, list) and all(map(_is_message, cell)):
         return cell
     raise UserError(f"{str(cell)[:60]!r} is neither a text nor a list of messages with role and content")
+
+
+def _is_message(cell: Any) -> bool:
+    """Whether it has a role, and content that is a text or a list of parts."""
+    if not isinstance(cell, Mapping) or "role" not in cell:
+        return False
+    said = cell.get("content")
+    return isinstance(said, str) or (isinstance(said, list) and all(isinstance(part, Mapping) for part in said))
 
 
 def _answer(messages: Sequence[Message]) -> str:

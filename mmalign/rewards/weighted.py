@@ -3,8 +3,8 @@
     r(x) = Σ_k w_k r_k(x)
 
 where r_k may be gated first: it is 0 for a sample with which another reward, a gate, is not satisfied, r_g(x) < threshold
-of g; and normalised then: (r_k - mean) / (deviation + 1e-4) within the samples of a prompt or of the buffer. With
-`normalize: group` everywhere and `grpo` with `spread: batch` this is GDPO (Liu et al. 2026, arXiv:2601.05242).
+of g; and normalised then: (r_k - mean) / (deviation + 1e-4) within the samples of a prompt or of the buffer, or of all until
+now. With `normalize: group` everywhere and `grpo` with `spread: batch` this is GDPO (Liu et al. 2026, arXiv:2601.05242).
 
 A prompt may weigh the rewards itself, by name in its metadata: `{"weights": {"helpful": 0.9, "brief": -0.4}}` multiplies
 the w_k of its samples (directional preferences; `mmalign.data.directions`).
@@ -12,7 +12,7 @@ the w_k of its samples (directional preferences; `mmalign.data.directions`).
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,30 @@ from mmalign.errors import UserError
 from mmalign.maths.advantages import grouped
 from mmalign.records import WEIGHTS, Samples, Scores, Spans
 
-Normalize = Literal["none", "group", "batch"]
+Normalize = Literal["none", "group", "batch", "running"]
+
+
+@dataclass
+class Moments:
+    """Of all scores seen until now: how many they are, their mean, and the sum of their squared differences from it."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, scores: Tensor) -> None:
+        """See more; what is not finite does not count. Chan et al. 1979, as exact as if all were seen at once."""
+        known = scores.detach()[scores.isfinite()].double()
+        if len(known) == 0:
+            return
+        total, gap = self.count + len(known), float(known.mean()) - self.mean
+        self.squares += float((known - known.mean()).square().sum()) + gap**2 * self.count * len(known) / total
+        self.mean += gap * len(known) / total
+        self.count = total
+
+    def normalized(self, scores: Tensor, eps: float = 1e-4) -> Tensor:
+        """(r - m) / (s + ε), with s of n - 1, like `scores`."""
+        return (scores - self.mean) / ((self.squares / max(1, self.count - 1)) ** 0.5 + eps)
 
 
 @dataclass(frozen=True)
@@ -69,6 +92,9 @@ class WeightedReward:
         self.normalize: list[Normalize] = list(normalize or ["none"] * len(self.rewards))
         thresholds = zip((reward.name for reward in self.rewards), gates or (), strict=False)
         self.gates = {name: gate for name, gate in thresholds if gate is not None}
+        self._moments = {
+            one.name: Moments() for one, how in zip(rewards, self.normalize, strict=True) if how == "running"
+        }
         self._raw: dict[str, list[Tensor]] = defaultdict(list)
         self._shaped: dict[str, list[Tensor]] = defaultdict(list)
         self._asked = 0
@@ -91,6 +117,14 @@ class WeightedReward:
         if set(self.normalize) - {"none"}:
             raise UserError("rewards: samples outside the buffer have no normalised score: leave `normalize` out")
         return _summed(*self._parts(samples, group, at_once))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What running means and deviations go on from, by reward."""
+        return {name: list(astuple(moments)) for name, moments in self._moments.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._moments.update({name: Moments(*kept) for name, kept in state.items()})
 
     def preferred(self, samples: Samples, others: Samples, at_once: int | None = None) -> Tensor:
         """`[B]`: how probably each sample is better than the other one of its prompt; not finite where nobody can say.
@@ -134,7 +168,7 @@ class WeightedReward:
         shaped = {}
         for (name, scores), weight, how in zip(raw.items(), self.weights, self.normalize, strict=True):
             others = {gate: least for gate, least in self.gates.items() if gate != name}
-            normalized = _normalized(_let_through(scores, raw, others), how, group, name)
+            normalized = _normalized(_let_through(scores, raw, others), how, group, name, self._moments.get(name))
             shaped[name] = _weighted(normalized, weight * _own_weights(samples, name, scores.values))
         return raw, shaped
 
@@ -168,12 +202,16 @@ def _own_weights(samples: Samples, name: str, like: Tensor) -> Tensor:
     return torch.tensor(factors, dtype=like.dtype if like.is_floating_point() else None, device=like.device)
 
 
-def _normalized(scores: Scores, how: Normalize, group: int, name: str) -> Scores:
+def _normalized(scores: Scores, how: Normalize, group: int, name: str, moments: Moments | None) -> Scores:
+    """moments: of what this reward said before, where that is what it is compared with."""
     if how == "none":
         return scores
     if scores.units is not None or scores.spans is not None:
         raise UserError(f"reward '{name}' tells what each part earned, which is not normalised: leave `normalize` out")
     values = scores.values
+    if moments is not None:
+        moments.add(values)
+        return Scores(moments.normalized(values))
     normalized = grouped(values, group if how == "group" else len(values))
     return Scores(torch.where(values.isfinite(), normalized, values))
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from mmalign import UserError, options, plugins
+from mmalign.builtin import held_out
 from mmalign.compose import choose
 from mmalign.config import load
 from mmalign.data.collect import ranked
-from mmalign.data.sources import Pairs
-from mmalign.data.texts import TextPairs, TextSamples
+from mmalign.data.sources import LabelledRows, Pairs, Prompts, SampleRows, ScoredRows
+from mmalign.data.texts import TextPairs, TextPrompts, TextSamples, TextScored
 from mmalign.errors import BadRow
 from mmalign.feeds import Rows, summary
-from mmalign.records import LogProbs, Scores
+from mmalign.records import LogProbs, Prompt, Scores
 from unit import toy
-from unit.test_every_objective import CELLS, FITTING, ON_ROLLOUTS, SPECS, scored
+from unit.test_every_objective import CELLS, FITTING, ON_ROLLOUTS, SPECS, scored, tokens
 from unit.toy import rng
 
 NAN, INF = float("nan"), float("inf")
@@ -60,6 +61,88 @@ def test_a_picture_against_itself_is_named(write):
 def test_pairs_that_all_tie_are_refused(write):
     with pytest.raises(UserError, match="holds no pair with a preference"):
         Pairs(write({**PICTURES, "scores": [1, 1]}, {**PICTURES, "scores": [0.5, 0.5]}))
+
+
+SAID = {"prompt": "What?", "completion": "A cat.", "score": 1}
+DRAWN = {"prompt": "a cat", "sample": "1.png", "score": 1, "label": 1}
+NO_NUMBER = r"holds .*, which is no finite number"
+
+
+@pytest.mark.parametrize(
+    ("source", "good", "changed", "told"),
+    [
+        (TextScored, SAID, {"score": NAN}, f"'score' {NO_NUMBER}"),
+        (TextScored, SAID, {"score": None}, f"'score' {NO_NUMBER}"),
+        (TextScored, SAID, {"score": "good"}, f"'score' {NO_NUMBER}"),
+        (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": [1, None]}, f"'rivals' {NO_NUMBER}"),
+        (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": []}, "`rivals` holds the scores of all samples"),
+        (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": None}, "only some rows have 'rivals'"),
+        (TextSamples, SAID, {"completion": None}, "neither a text nor a list of messages"),
+        (TextPrompts, SAID, {"prompt": [{"role": "user", "content": None}]}, "neither a text nor a list of messages"),
+        (TextPrompts, SAID, {"prompt": None}, "neither a text nor a list of messages"),
+        (ScoredRows, DRAWN, {"score": -INF}, f"'score' {NO_NUMBER}"),
+        (ScoredRows, DRAWN, {"rivals": [1, 2]}, "only some rows have 'rivals'"),
+        (LabelledRows, DRAWN, {"label": "good"}, f"'label' {NO_NUMBER}"),
+        (LabelledRows, DRAWN, {"label": NAN}, f"'label' {NO_NUMBER}"),
+        (SampleRows, DRAWN, {"sample": None}, "no sample"),
+        (SampleRows, DRAWN, {"prompt": 5}, "column 'prompt' must hold text, got 5"),
+        (TextPairs, {**GOOD, "strength": 1}, {"strength": NAN}, f"'strength' {NO_NUMBER}"),
+        (TextPairs, {**GOOD, "strength": 1}, {"strength": "much"}, f"'strength' {NO_NUMBER}"),
+        (TextPairs, {**GOOD, "strength": 1}, {"strength": None}, "only some rows have 'strength'"),
+        (TextPairs, GOOD, {"strength": 1}, "only some rows have 'strength'"),
+        (TextPairs, {**GOOD, "scores": [1, 0]}, {"scores": [1]}, "`scores` holds two numbers"),
+        (TextPairs, {**GOOD, "scores": [1, 0]}, {"scores": ["a", "b"]}, f"'scores' {NO_NUMBER}"),
+        (Pairs, {**PICTURES, "scores": [1, 0]}, {"scores": [1]}, "`scores` holds two numbers"),
+        (Pairs, {**PICTURES, "scores": [1, 0]}, {"scores": [NAN, 0]}, f"'scores' {NO_NUMBER}"),
+        (Pairs, PICTURES, {"strength": 1}, "only some rows have 'strength'"),
+        (Pairs, PICTURES, {"prompt": 5}, "column 'prompt' must hold text, got 5"),
+    ],
+)
+def test_a_cell_that_cannot_be_used_is_named_with_its_row(write, source, good, changed, told):
+    path = write(good, {**good, **changed})
+    with pytest.raises(BadRow, match=f"rows.jsonl: row 2: .*{told}"):
+        source(path)[1]
+
+
+@pytest.mark.parametrize(("source", "good", "column"), [(Pairs, PICTURES, "rejected"), (SampleRows, DRAWN, "sample")])
+def test_a_later_row_without_a_column_is_named(write, source, good, column):
+    rows = source(write(good, {name: cell for name, cell in good.items() if name != column}))
+    with pytest.raises(BadRow, match=f"row 2: no {column}"):
+        rows[1]
+
+
+def test_a_row_of_prompts_that_holds_none_is_named(write):
+    with pytest.raises(UserError, match="row 2 has no column 'prompt'"):
+        Prompts(write({"prompt": "a cat"}, {"prompt": None}))
+
+
+# ---- rows that are not trained on
+
+
+def told_of(name: str, **columns) -> dict[str, float]:
+    """What is measured of five rows, two at a time."""
+    made, _ = tokens()
+    rows = [
+        {"prompt": Prompt("ab"), "sample": "abcde"[: i + 1], **{k: v[i] for k, v in columns.items()}} for i in range(5)
+    ]
+    return held_out.measure(replace(made, objective=options.bind_objective(SPECS[name], {}), held_out=rows), 2, 0)
+
+
+def test_rows_with_more_or_fewer_rivals_are_measured_together():
+    scores = [0.0, 1.0, 2.0, 3.0, 4.0]
+    few, many = ([[score, *others] for score in scores] for others in ([9.0], [9.0, -1e9]))
+    one, other = (told_of("rwr", score=scores, rivals=[*few[:2], *rows[2:]]) for rows in (few, many))
+    assert one["loss"] > 0
+    assert one["loss"] != other["loss"]  # a rival that is no better halves the mean that it is compared with
+    assert told_of("rwr", score=scores)["loss"] > 0  # the rows of a batch are rivals, and the last batch is another one
+
+
+def test_no_row_is_left_alone_where_rows_are_compared():
+    assert held_out._pieces(5, 2) == [range(2), range(2, 5)]
+    assert held_out._pieces(4, 2) == [range(2), range(2, 4)]
+    assert held_out._pieces(2, 1) == [range(1), range(1, 2)]
+    assert held_out._pieces(1, 8) == [range(1)]
+    assert 0 < told_of("kto", label=[1, 0, 1, 0, 1])["loss"] < 1
 
 
 # ---- scores
@@ -122,7 +205,7 @@ MAY_BE_0 = {"grpo", "dr-grpo", "gspo", "rloo", "remax", "reinforce", "ppo", "nas
 
 
 @pytest.mark.parametrize("name", BETAS)
-@pytest.mark.parametrize("beta", [0, -0.1, "much"])
+@pytest.mark.parametrize("beta", [0, -0.1, "much", INF, NAN])
 def test_a_beta_that_means_nothing_is_refused(name, beta):
     required = {option.name: 4 for option in options.described(SPECS[name]) if option.required}
     faults = options.check(SPECS[name], {**required, "beta": beta})
@@ -162,4 +245,13 @@ def test_a_model_that_cannot_do_what_an_objective_needs_is_told_before_it_loads(
     (tmp_path / "x.yaml").write_text(CONFIG.format(model=process, objective=json.dumps({"type": name, **given})))
     document = load(tmp_path / "x.yaml", (), tolerant=True)
     with pytest.raises(UserError, match=rf"x\.yaml:\d+: objective: '{name}' needs '.*'; model '{process}' offers "):
+        choose(document, plugins.load(["models.py"], tmp_path, installed=False))
+
+
+def test_rows_of_which_an_objective_on_rollouts_has_no_loss_are_refused(tmp_path):
+    (tmp_path / "models.py").write_text(PLUGIN)
+    held = "rewards: [{type: length, most: 5}]\nevaluation: {data: {type: prompts, path: p.txt}}\n"
+    (tmp_path / "x.yaml").write_text(CONFIG.format(model="tokens", objective="grpo") + held)
+    document = load(tmp_path / "x.yaml", (), tolerant=True)
+    with pytest.raises(UserError, match=r"evaluation\.data: 'grpo' trains on its own samples"):
         choose(document, plugins.load(["models.py"], tmp_path, installed=False))

@@ -5,10 +5,12 @@ The cells of docs/objectives.md are ticked by the marker `covers` (objective, pr
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from docs import objectives_table
 from mmalign import options
 from mmalign.builtin.parts import mmalign_objectives
 from mmalign.parts import Parts
@@ -102,6 +104,22 @@ def test_a_step_on_rollouts_lowers_the_loss(name, process):
     assert objective.loss(**objective.terms(made, batch, rng())).values.mean() < found.values.mean()
 
 
-def test_the_page_of_objectives_knows_them_all():
+def test_the_page_of_objectives_is_that_of_the_catalogue():
     page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
-    assert [name for name in SPECS if f"| `{name}` |" not in page] == []
+    ticked = {cell: ["a test"] for cell in FITTING}
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [objectives_table.row(SPECS[name], ticked) for name in sorted(SPECS)]
+
+
+def test_a_cell_is_ticked_by_a_test_that_passes_and_by_no_other():
+    passed = objectives_table.Passed()
+    item = SimpleNamespace(
+        nodeid="test_x.py::test_y[dpo]", iter_markers=lambda name: [SimpleNamespace(args=("dpo", "tokens"))]
+    )
+    passed.pytest_collection_modifyitems([item])
+    for when, well in (("setup", True), ("call", False)):
+        passed.pytest_runtest_logreport(SimpleNamespace(nodeid=item.nodeid, when=when, passed=well))
+    assert objectives_table.cell(SPECS["dpo"], "tokens", passed.cells) == "untested"
+    passed.pytest_runtest_logreport(SimpleNamespace(nodeid=item.nodeid, when="call", passed=True))
+    assert objectives_table.cell(SPECS["dpo"], "tokens", passed.cells) == "✓"
+    assert passed.cells["dpo", "tokens"] == ["test_x.py::test_y"]

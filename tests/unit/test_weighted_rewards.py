@@ -11,6 +11,7 @@ from mmalign.maths.advantages import grouped
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.texts import Length, Regex
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
+from unit import toy_runs
 
 NAN = float("nan")
 
@@ -93,6 +94,37 @@ def test_normalising_within_groups_forgets_which_prompt_is_easy():
     assert holes[1].isnan()
     with pytest.raises(UserError, match="normalize"):
         reward.measured(NUMBERED)
+
+
+def running(*values: float | None) -> WeightedReward:
+    return WeightedReward([fixed("one", *values)], [2.0], ["running"])
+
+
+def test_a_running_reward_is_compared_with_all_that_it_said_until_then():
+    reward = running(1.0, 5.0, None, 0.0)
+    first, second = reward(texts("0", "1", "2")).values, reward(texts("3", "3")).values
+    assert_close(first[:2], 2 * torch.tensor([-2.0, 2.0]) / (8**0.5 + 1e-4))
+    assert first[2].isnan()
+    seen = torch.tensor([1.0, 5.0, 0.0, 0.0])
+    assert_close(second, 2 * (0 - seen.mean()).expand(2) / (seen.std() + 1e-4))
+    with pytest.raises(UserError, match="normalize"):
+        reward.measured(texts("0"))
+
+
+def test_a_running_reward_goes_on_where_it_stopped():
+    whole, resumed = running(1.0, 5.0, 2.0), running(1.0, 5.0, 2.0)
+    whole(texts("0", "1"))
+    resumed.load_state_dict(whole.state_dict())
+    assert resumed(texts("2")).values.equal(whole(texts("2")).values)
+    assert not running(1.0, 5.0, 2.0)(texts("2")).values.equal(whole(texts("2")).values)
+
+
+def test_a_resumed_run_goes_on_with_what_its_rewards_said(tmp_path):
+    reward = WeightedReward([CheckedReward("letters", toy_runs.letters)], [1.0], ["running"])
+    ready = toy_runs.made(tmp_path, "grpo", rewards=reward, restored=({}, {"reward": {"letters": [3, 1.0, 2.0]}}))
+    assert reward.state_dict() == {"letters": [3, 1.0, 2.0]}
+    next(ready.feed)
+    assert reward.state_dict()["letters"][0] == 3 + 16
 
 
 def test_pieces_are_scored_as_the_whole_is():
