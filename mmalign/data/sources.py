@@ -4,6 +4,7 @@ Text files hold one prompt a line; jsonl, csv and parquet go through Hugging Fac
 file that names them, or bytes. Rows are made when they are asked for, so pictures stay on the disk until then.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -75,9 +76,12 @@ class SampleRows:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
+        where = f"{self._path}: row {index + 1}"
+        for name in (self._column, self._sample):
+            if row.get(name) is None:
+                raise BadRow(f"{where}: no {name}")
         shown = Prompt(row[self._column], images=pictures(row, self._folder))
         prompt = conditioned(shown, self._template, row)
-        where = f"{self._path}: row {index + 1}"
         return {"prompt": prompt, "sample": side(row, self._sample, self._folder, where)}
 
 
@@ -173,13 +177,22 @@ class ScoredRows(SampleRows):
         self._score = score
 
     def __getitem__(self, index: int) -> Row:
-        return {**super().__getitem__(index), **scored(self._table[index], self._score)}
+        row = super().__getitem__(index)
+        try:
+            return {**row, **scored(self._table[index], self._score)}
+        except UserError as error:
+            raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
 
 
 def scored(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """A row's score, and its rivals' where it tells."""
-    rivals = {"rivals": row["rivals"]} if "rivals" in row else {}
-    return {"score": float(row[column]), **rivals}
+    """A row's score, and its rivals' where it tells. Raises UserError for what is no number."""
+    try:
+        score = float(row[column])
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(f"column {column}: {row[column]!r} is no score, which is a number")
+    return {"score": score, **({"rivals": row["rivals"]} if "rivals" in row else {})}
 
 
 def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt:

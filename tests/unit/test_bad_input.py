@@ -10,7 +10,7 @@ from mmalign import UserError, options, plugins
 from mmalign.compose import choose
 from mmalign.config import load
 from mmalign.data.collect import ranked
-from mmalign.data.sources import Pairs
+from mmalign.data.sources import Pairs, ScoredRows
 from mmalign.data.texts import TextPairs, TextSamples
 from mmalign.errors import BadRow
 from mmalign.feeds import Rows, summary
@@ -48,6 +48,23 @@ def test_answers_that_tell_nothing_are_named_and_may_be_skipped(write, changed, 
 def test_an_empty_demonstration_is_named(write):
     with pytest.raises(BadRow, match="row 1: an answer is empty"):
         TextSamples(write({"prompt": "What?", "completion": "\n"}))[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"score": None}, "row 2: column score: None is no score, which is a number"),
+        ({"score": "good"}, "row 2: column score: 'good' is no score"),
+        ({"sample": None}, "row 2: no sample"),
+        ({"prompt": None}, "row 2: no prompt"),
+    ],
+)
+def test_a_sample_without_what_it_needs_is_named_and_may_be_skipped(write, changed, told):
+    row = {"prompt": "a cat", "sample": "1.png", "score": 0.5}
+    rows = ScoredRows(write(row, {**row, **changed}))
+    with pytest.raises(BadRow, match=told):
+        rows[1]
+    assert next(Rows(rows, 2, seed=0, skip_bad=True))["score"] == [0.5] * 2
 
 
 def test_a_picture_against_itself_is_named(write):
@@ -117,7 +134,7 @@ def test_units_of_which_none_counts_have_a_sum_and_a_mean():
 # ---- options
 
 BETAS = [name for name, spec in SPECS.items() if "beta" in {option.name for option in options.described(spec)}]
-MAY_BE_0 = {"grpo", "dr-grpo", "gspo", "rloo", "remax", "reinforce", "ppo", "nash-md"}
+MAY_BE_0 = {"grpo", "flow-grpo", "dr-grpo", "gspo", "rloo", "remax", "reinforce", "ppo", "nash-md"}
 """Where β weighs a divergence, which may be left out."""
 
 
