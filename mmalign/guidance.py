@@ -69,7 +69,8 @@ def sampler(chosen: "Chosen", guidance: str | None, weights: Sequence[str]) -> L
     if not faults:
         faults += misled(lead, rewards, chosen.model, chosen.process)
     if faults:
-        raise UserError("\n".join(f"{key}: {message}" for key, message in faults))
+        told = [f"{key}: {message}{_instead(part.type, key, message)}" for key, message in faults]
+        raise UserError("\n".join(told))
     return built(lead, part.rewards, rewards)
 
 
@@ -125,6 +126,14 @@ def _named(chosen: "Chosen", guidance: str) -> GuidancePart:
     if part is None:
         raise UserError("\n".join(f"--guidance: {key}: {message}" for key, message in faults))
     return part
+
+
+def _instead(name: str, key: str, message: str) -> str:
+    """How an option that is missing is given: it is no option of the command line itself."""
+    option = key.removeprefix("--guidance.")
+    if "." in option or not message.startswith("missing"):
+        return ""
+    return f". Write --guidance '{{type: {name}, {option}: ...}}', or give it to `evaluation.guidance` of the config"
 
 
 def _weighed(chosen: "Chosen", part: GuidancePart, weights: Mapping[str, float]) -> GuidancePart:

@@ -107,14 +107,10 @@ def mmalign_objectives() -> Iterator[ObjectiveSpec]:
         yield ObjectiveSpec(name, _home(name), needs=_DIFFERENTIABLE, reward="differentiable", paper=paper)
     for name, paper in _ON_GROUPS.items():
         yield ObjectiveSpec(name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, paper=paper)
-    yield ObjectiveSpec(
-        "grpo-guard",
-        _home("grpo-guard"),
-        needs=_ROLLOUTS | {"steps"},
-        reward="any",
-        samples_per_prompt=2,
-        paper="arXiv:2510.22319",
-    )
+    for name, paper in {"flow-grpo": "arXiv:2505.05470", "grpo-guard": "arXiv:2510.22319"}.items():
+        yield ObjectiveSpec(
+            name, _home(name), needs=_ROLLOUTS | {"steps"}, reward="any", samples_per_prompt=2, paper=paper
+        )
     for name, paper in {"d3po": "arXiv:2311.13231", "prdp": "arXiv:2402.08714"}.items():
         yield ObjectiveSpec(
             name, _home(name), needs=_ROLLOUTS, reward="any", samples_per_prompt=2, neighbours=2, paper=paper

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmalign.builtin.held_out import before_and_after
 from mmalign.builtin.statistics import direction, summary
 from mmalign.report.charts import Chart, Series, curve, points
-from mmalign.report.pictures import cards
+from mmalign.report.pictures import cards, sheets
 from mmalign.report.reading import Record
 from mmalign.report.verdict import number, status, verdict
 from mmalign.words import duration, plus_minus
@@ -74,6 +74,7 @@ def render(records: Sequence[Record]) -> str:
         verdict=verdict,
         facts=_facts,
         cards=cards(records, labels),
+        sheets=sheets(records, labels),
         comparisons=list(comparisons(records, labels)),
         measured=list(held_out(records, labels)),
         evaluation_charts=list(evaluation_charts(records, labels)),

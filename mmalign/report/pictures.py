@@ -1,4 +1,5 @@
-"""The pictures of a report: for each prompt and seed what the model made before and after, embedded in the page."""
+"""The pictures of a report: for each prompt and seed what the model made before and after, and of videos the contact sheets;
+embedded in the page."""
 
 import base64
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.builtin.files import step_name
-from mmalign.report.reading import Record
+from mmalign.report.reading import Record, Rows
 
 TINY = 128
 """Pictures narrower than this many pixels are shown with their pixels, not blurred."""
@@ -27,10 +28,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Picture:
-    """One medium. kind: "image" or "video". source: a data URI."""
+    """One medium. kind: "image" or "video". source: a data URI. first: whether the untouched model made it."""
 
     label: str
-    step: int
+    first: bool
     kind: str
     source: str
     tiny: bool
@@ -53,8 +54,21 @@ def cards(records: Sequence[Record], labels: Sequence[str]) -> list[Card]:
     for record, label in zip(records, labels, strict=True):
         for key, picture in _pictures(record, label, len(records) == 1):
             card = found.setdefault((key.prompt, key.seed), key)
-            (card.before if picture.step == 0 else card.after).append(picture)
+            (card.before if picture.first else card.after).append(picture)
     return [replace(card, before=_told_apart(card.before)) for card in found.values()]
+
+
+def sheets(records: Sequence[Record], labels: Sequence[str]) -> list[Picture]:
+    """The contact sheets of videos: some frames of each in a row, which tell more at a glance than players do."""
+    found = [
+        sheet
+        for record, label in zip(records, labels, strict=True)
+        for folder, name, rows in _looks(record, label, len(records) == 1)
+        if any((mimetypes.guess_type(row["sample"])[0] or "").startswith("video/") for row in rows)
+        if (sheet := _picture(folder / "grid.png", name, folder.name == step_name(0), {}, {})) is not None
+    ]
+    before = [one for one in found if one.first]
+    return [*(_told_apart(before) if before else ()), *(one for one in found if not one.first)]
 
 
 def _told_apart(before: list[Picture]) -> list[Picture]:
@@ -64,19 +78,30 @@ def _told_apart(before: list[Picture]) -> list[Picture]:
 
 
 def _pictures(record: Record, label: str, alone: bool) -> Iterator[tuple[Card, Picture]]:
-    """Every picture of the first and of the last step that has any."""
+    """Every picture of the first and of the last time that there are any."""
     before = {(row["prompt"], row["seed"]): row["scores"] for row in record.samples.get(0, [])}
-    for step in sorted({0, max(record.samples, default=0)} & set(record.samples)):
-        name = (f"after {step} steps" if alone else label) if step else f"before {label}"
-        for row in record.samples[step]:
+    for folder, name, rows in _looks(record, label, alone):
+        for row in rows:
             key = (row["prompt"], row["seed"])
-            path = record.folder / "samples" / step_name(step) / row["sample"]
-            picture = _picture(path, name, step, row["scores"], before.get(key, {}))
+            first = folder.name == step_name(0)
+            picture = _picture(folder / row["sample"], name, first, row["scores"], before.get(key, {}))
             if picture is not None:
                 yield Card(*key), picture
 
 
-def _picture(path: Path, label: str, step: int, scores: Mapping[str, Any], before: Mapping[str, Any]) -> Picture | None:
+def _looks(record: Record, label: str, alone: bool) -> Iterator[tuple[Path, str, Rows]]:
+    """Folder, name and rows of what was sampled before training, and after it or, where nothing trained, under guidance."""
+    samples = record.folder / "samples"
+    for step in sorted({0, max(record.samples, default=0)} & set(record.samples)):
+        name = (f"after {step} steps" if alone else label) if step else f"before {label}"
+        yield samples / step_name(step), name, record.samples[step]
+    if record.guided:
+        yield samples / "guided", "guided" if alone else label, record.guided
+
+
+def _picture(
+    path: Path, label: str, first: bool, scores: Mapping[str, Any], before: Mapping[str, Any]
+) -> Picture | None:
     """The medium in `path`, or None when it is gone or no browser shows its kind."""
     media = mimetypes.guess_type(path.name)[0] or ""
     kind = media.partition("/")[0]
@@ -85,7 +110,7 @@ def _picture(path: Path, label: str, step: int, scores: Mapping[str, Any], befor
     content = path.read_bytes()
     source = f"data:{media};base64,{base64.b64encode(content).decode()}"
     shown = [_score(name, value, before.get(name)) for name, value in scores.items()]
-    return Picture(label, step, kind, source, _is_tiny(content), shown)
+    return Picture(label, first, kind, source, _is_tiny(content), shown)
 
 
 def _score(name: str, value: float | None, before: float | None) -> Score:

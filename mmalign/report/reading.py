@@ -21,7 +21,7 @@ class Record:
 
     metrics, timing: a row a step. scores: by step, then by reward, one score a prompt.
     rewards: those of `evaluation.json`, by name, and `metric/number` with the role "metric" beside them.
-    samples: by step, the rows of its manifest.
+    samples: by step, the rows of its manifest. guided: those of what was sampled under guidance where nothing trained.
     held_out: a row each time that rows which are not trained on were measured.
     """
 
@@ -33,6 +33,7 @@ class Record:
     scores: Mapping[int, Mapping[str, list[float]]]
     rewards: Mapping[str, Any]
     samples: Mapping[int, Rows]
+    guided: Rows
     held_out: Rows
     warnings: list[str]
     environment: Mapping[str, Any]
@@ -83,6 +84,7 @@ def read(folder: Path) -> Record:
         scores={step_of(path): scores_of(read_rows(path)) for path in evaluations},
         rewards=_compared(_json(folder / "evaluation.json")),
         samples={step_of(path.parent): read_rows(path) for path in samples},
+        guided=read_rows(folder / "samples" / "guided" / "samples.jsonl"),
         held_out=read_rows(folder / "held_out.jsonl"),
         warnings=list(dict.fromkeys(row["message"] for row in read_rows(folder / "warnings.jsonl"))),
         environment=_json(folder / "environment.json"),

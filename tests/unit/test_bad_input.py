@@ -200,7 +200,7 @@ def test_units_of_which_none_counts_have_a_sum_and_a_mean():
 # ---- options
 
 BETAS = [name for name, spec in SPECS.items() if "beta" in {option.name for option in options.described(spec)}]
-MAY_BE_0 = {"grpo", "dr-grpo", "gspo", "rloo", "remax", "reinforce", "ppo", "nash-md"}
+MAY_BE_0 = {"grpo", "flow-grpo", "dr-grpo", "gspo", "rloo", "remax", "reinforce", "ppo", "nash-md"}
 """Where β weighs a divergence, which may be left out."""
 
 

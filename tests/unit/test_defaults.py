@@ -46,6 +46,7 @@ DEFAULTS = {
     "spin": {"beta": 0.1, "label_smoothing": 0.0, "margin": 0.0, "units": "sum"},  # lvlm 7.6
     "grpo": {"spread": "group", "length": "own", "beta": 0.0, "clip_low": 0.2, "clip_high": 0.2, "estimator": "k3"},
     "dr-grpo": {"beta": 0.0, "clip_low": 0.2, "clip_high": 0.2, "estimator": "k3"},
+    "flow-grpo": {"spread": "batch", "clip": 1e-4, "beta": 0.04},  # diffusion 8.5
     "grpo-guard": {"spread": "group", "clip": 2e-6},  # diffusion 8.6
     "dapo": {"clip_low": 0.2, "clip_high": 0.28},
     "gspo": {"spread": "group", "beta": 0.0, "clip_low": 3e-4, "clip_high": 4e-4, "estimator": "k3"},

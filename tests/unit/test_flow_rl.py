@@ -1,4 +1,5 @@
-"""Learning a flow from its own samples: ratios without bias (GRPO-Guard), and bad samples that push away (DiffusionNFT)."""
+"""Learning a flow from its own samples: the divergence itself (Flow-GRPO), ratios without bias (GRPO-Guard), and bad samples that
+push away (DiffusionNFT)."""
 
 from dataclasses import replace
 
@@ -6,9 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mmalign.maths import kl
 from mmalign.maths.advantages import among
 from mmalign.maths.transitions import Transition
-from mmalign.objectives import grpo_guard, nft
+from mmalign.objectives import flow_grpo, grpo, grpo_guard, nft
 from mmalign.records import Experience, Scores
 from unit import toy
 from unit.toy import rng
@@ -96,6 +98,58 @@ def test_before_training_the_ratio_is_1_and_later_it_is_not():
     later = grpo_guard.terms(made, batch, rng())
     assert (later["drifts"] > 0).all()
     assert "old_means" not in later
+
+
+# ---- Flow-GRPO
+
+
+def test_flow_grpo_adds_the_divergence_of_each_step_times_its_length():
+    """On a flow that is (Δμ)² / (2 σ_t²) for a step's std σ_t sqrt(|Δt|), as in the authors' code; `grpo`'s k3 is far smaller."""
+    made, experience = buffer()
+    batch = {"rollout": experience.rollout, **flow_grpo.advantages(made, experience)}
+    with torch.no_grad():
+        for weight in made.policy.network.adapter.parameters():
+            weight.zero_()
+    started = flow_grpo.terms(made, batch, rng())
+    assert flow_grpo.loss(**started).metrics["kl"] == 0
+
+    with torch.no_grad():
+        for weight in made.policy.network.adapter.parameters():
+            weight += 0.05
+    told = flow_grpo.terms(made, batch, rng())
+    exact = made.policy.replay_divergence(experience.rollout).values.detach()
+    grid = made.policy.model.path.grid(4)
+    lengths = torch.stack([(grid[:-1] - grid[1:])[one["steps"]] for one in experience.rollout.units])
+    still = {**told, "advantages": torch.zeros_like(told["advantages"])}
+    found = flow_grpo.loss(**still, beta=2.0)
+    assert (exact > 0).all()
+    assert_close(found.values.detach(), 2 * (lengths * exact).mean(dim=1))
+    assert toy.gradient(made, found.values.mean()).norm() > 0
+
+
+def test_flow_grpo_without_a_divergence_is_grpo_and_asks_no_reference():
+    made, experience = buffer()
+    worked_out = flow_grpo.advantages(made, experience, beta=0.0)
+    assert worked_out.keys() == grpo.advantages(made, experience).keys()
+    batch = {"rollout": experience.rollout, **worked_out}
+    ours = flow_grpo.loss(**flow_grpo.terms(made, batch, rng()), clip=1e-3, beta=0.0)
+    theirs = grpo.loss(**grpo.terms(made, batch, rng()), clip_low=1e-3, clip_high=1e-3)
+    assert_close(ours.values, theirs.values)
+    assert "kl" not in ours.metrics
+    spread = grpo.advantages(made, experience, spread="batch")["advantages"]
+    assert_close(worked_out["advantages"], spread)
+
+
+def test_k3_of_log_probs_that_are_means_is_no_divergence():
+    """What `flow-grpo` is for: of D = 1000 dimensions, each 0.1 deviations away, KL is 0.005, and k3 some hundredth of that."""
+    std, apart = torch.ones(500, 1, dtype=torch.float64), 0.1
+    ours, reference = (Transition(by * torch.ones(500, 1000, dtype=torch.float64), std) for by in (apart, 0.0))
+    drawn = ours.draw(doubles(500, 1000))
+    log_ratio = ours.log_prob(drawn) - reference.log_prob(drawn)
+    divergence = ours.kl(reference).mean()
+    assert_close(divergence.item(), apart**2 / 2)
+    assert_close(kl.k1(log_ratio).mean().item(), divergence.item(), rtol=0.1, atol=0)
+    assert kl.k3(log_ratio).mean() < divergence / 100
 
 
 # ---- DiffusionNFT

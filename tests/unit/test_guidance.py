@@ -72,6 +72,13 @@ class Alone:
         self.weights = weights
 
 
+class Needy:
+    """It cannot do without a path."""
+
+    def __init__(self, path: str, weights: dict[str, float] | None = None):
+        self.path = path
+
+
 def Again(policy, reward, prompts, seeds):
     assert reward is None
     return policy.sample(prompts, [seed + 1 for seed in seeds])
@@ -82,6 +89,7 @@ def mmalign_guidance():
     yield GuidanceSpec("wrong", Bright, needs=frozenset({"magic"}))
     yield GuidanceSpec("alone", Alone, reward="own")
     yield GuidanceSpec("again", lambda: Again, reward="none")
+    yield GuidanceSpec("needy", Needy, reward="own")
 
 
 @hookimpl
@@ -187,6 +195,7 @@ def test_words_have_a_best_of_several_too(sampled):
         (("reward-gradient", ["blind=1"]), {}, "needs a reward that is differentiable"),
         (("reward-gradient",), {"model": "says"}, "'reward-gradient' needs guided, which model 'says' does not offer"),
         (("wrong",), {}, "'wrong' needs magic"),
+        (("needy", ["MQ=0.5"]), {}, r"path: missing.*Write --guidance '\{type: needy, path: \.\.\.\}', or give it to"),
     ],
 )
 def test_what_cannot_lead_is_said(sampled, arguments, given, told, tmp_path):

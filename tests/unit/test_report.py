@@ -127,6 +127,38 @@ def test_pictures_stand_side_by_side_before_first_and_small_ones_keep_their_pixe
     assert (folder / "report.html").read_text().count("class=tiny") == 2  # the ones after, 64 pixels wide
 
 
+def filmed(folder: Path, name: str) -> None:
+    """A video and a contact sheet for the first prompt, in `samples/name`."""
+    shown = folder / "samples" / name
+    row = {"prompt": "a <b> & 0", "seed": 0, "scores": {"clip": 0.5}, "sample": "0000.mp4"}
+    files.write_rows(shown / "samples.jsonl", [row])
+    (shown / "0000.mp4").write_bytes(f"video {name}".encode())
+    (shown / "grid.png").write_bytes(png(512) + name.encode())
+
+
+@pytest.mark.parametrize("last", ["step-000004", "guided"])
+def test_videos_are_played_and_shown_frame_by_frame(last, tmp_path):
+    """Those of a run that trains nothing, but samples under guidance, too."""
+    folder = make_run(tmp_path / "demo", pictures=False)
+    for name in ("step-000000", last):
+        filmed(folder, name)
+    page = Page(write([folder]))
+    shown = [base64.b64decode(source.partition(",")[2]) for source in page.sources]
+    files_of = [folder / "samples" / name / file for file in ("0000.mp4", "grid.png") for name in ("step-000000", last)]
+    assert shown == [path.read_bytes() for path in files_of]
+    assert page.tags.count("video") == 2
+    assert "Contact sheets" in page.text
+    assert ("guided" in page.text) == (last == "guided")
+
+
+def test_the_contact_sheet_of_one_base_model_is_shown_once(tmp_path):
+    folders = [make_run(tmp_path / name, pictures=False) for name in ("one", "other")]
+    for folder in folders:
+        filmed(folder, "step-000000")
+    page = Page(write(folders, tmp_path / "both.html"))
+    assert len(page.sources) == 2
+
+
 def test_what_the_run_was_given_is_never_read_as_markup(tmp_path):
     folder = make_run(tmp_path / "demo")
     files.write_rows(folder / "warnings.jsonl", [{"step": 1, "message": "<script>alert(1)</script>"}])

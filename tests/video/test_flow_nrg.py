@@ -189,10 +189,15 @@ def test_a_reward_is_trained_and_leads_an_evaluation(folder: Folder, tmp_path: P
     assert before.read_bytes() != after.read_bytes()
 
     (tmp_path / "prompts.txt").write_text("a red circle moves up\n")
-    for weight, name in (("MQ=0", "plain"), ("MQ=0.5", "led")):
-        given = ["--guidance", "flow-nrg", "--weight", weight, "--prompts", str(tmp_path / "prompts.txt")]
-        done = CliRunner().invoke(app, ["sample", str(run), *given, "--out", str(tmp_path / name)])
+    made = {}
+    for weight in ("", "MQ=0", "MQ=0.5"):
+        given = ["--guidance", "flow-nrg", "--weight", weight] if weight else []
+        out = tmp_path / f"out-{weight}"
+        given += ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out)]
+        done = CliRunner().invoke(app, ["sample", str(run), *given])
         assert done.exit_code == 0, done.output
+        made[weight] = (out / "0000.mp4").read_bytes()
+    assert made["MQ=0"] == made[""] != made["MQ=0.5"]
     done = CliRunner().invoke(app, ["plan", str(config), "stages.1.evaluation.guidance.type=flow-nrj"])
     assert done.exit_code == 2
     assert "did you mean 'flow-nrg'" in done.output

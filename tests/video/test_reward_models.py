@@ -174,6 +174,14 @@ def test_a_part_of_the_layout_is_told(qwen: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(UserError, match=r"holds neither model\.pth nor"):
         published.load(tmp_path)
+    with pytest.raises(UserError, match=r"template: no such file: words\.txt"):
+        VideoReward(str(tmp_path), template="words.txt")
+    (tmp_path / "model_config.json").write_text(json.dumps({"model_config": told["model_config"]}))
+    with pytest.raises(UserError, match=r"lacks peft_lora_config\.lora_enable, data_config\.eval_dim: is it the file"):
+        published.load(tmp_path)
+    (tmp_path / "model_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"model_config\.json cannot be read .*: download it again"):
+        published.load(tmp_path)
 
 
 def test_frames_are_those_shown_at_the_rate() -> None:

@@ -36,9 +36,9 @@ def load(folder: Path, base: str | None = None, template: str = TEMPLATE, dtype:
 
     base: the model that was trained, if not the one that the layout names. template: the words it was trained with.
     """
-    told = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    told = _told(folder / _CONFIG)
     settings, lora, data = told["model_config"], told["peft_lora_config"], told["data_config"]
-    names = tuple(data["eval_dim"])
+    names = (data["eval_dim"],) if isinstance(data["eval_dim"], str) else tuple(data["eval_dim"])
     if not settings.get("use_special_tokens"):
         raise UserError(f"{folder}: this model has no tokens for its dimensions (use_special_tokens)")
     judge = VideoJudge(
@@ -56,6 +56,19 @@ def load(folder: Path, base: str | None = None, template: str = TEMPLATE, dtype:
     weights = {_ours(name): weight for name, weight in _weights(checkpoint).items()}
     policy.load_state_dict({**_trained(judge, weights, checkpoint), **_heads(weights, names, told, checkpoint)})
     return policy
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What a model was trained with. Raises UserError for a file that does not tell it."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error}): download it again") from None
+    kinds = {"model_config": "use_special_tokens", "peft_lora_config": "lora_enable", "data_config": "eval_dim"}
+    if missing := [f"{part}.{name}" for part, name in kinds.items() if name not in (told.get(part) or {})]:
+        raise UserError(f"{file} lacks {', '.join(missing)}: is it the file that VideoAlign publishes?")
+    found: dict[str, Any] = told
+    return found
 
 
 def _latest(folder: Path) -> Path:

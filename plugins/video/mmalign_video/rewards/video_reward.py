@@ -39,7 +39,7 @@ class VideoReward(Scored):
 
         folder = Path(locate(path))
         if published.is_published(folder):
-            words = Path(template).read_text(encoding="utf-8") if template.endswith(".txt") else template
+            words = _words(template)
             policy: Any = published.load(folder, base, words, dtype)
         else:
             policy = load_run(path)
@@ -51,6 +51,15 @@ class VideoReward(Scored):
             raise UserError(f"this reward rates videos [B, F, 3, H, W], not media {list(samples.media.shape)}")
         rate = getattr(self.policy.model, "frame_rate", None)
         return [at_rate(one, samples.frame_rate, rate) for one in samples.media]
+
+
+def _words(template: str) -> str:
+    """The template, or what the file of that name holds. Raises UserError where there is no such file."""
+    if not template.endswith(".txt"):
+        return template
+    if not Path(template).is_file():
+        raise UserError(f"template: no such file: {template}")
+    return Path(template).read_text(encoding="utf-8")
 
 
 def at_rate(frames: Tensor, rate: float | None, wanted: float | None) -> Tensor:
