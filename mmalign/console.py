@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
@@ -31,6 +32,16 @@ def warn(run: "Run", message: str) -> None:
     run.warn(message)
     if run.is_main:
         say(f"warning: {message}", style="yellow")
+
+
+@contextmanager
+def aside(wanted: bool) -> Iterator[None]:
+    """Within it all of this goes to stderr, if `wanted`: what is printed for machines stands alone."""
+    before, CONSOLE.stderr = CONSOLE.stderr, wanted or CONSOLE.stderr
+    try:
+        yield
+    finally:
+        CONSOLE.stderr = before
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
