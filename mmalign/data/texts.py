@@ -58,6 +58,8 @@ class _Texts:
             return {**read, "prompt": conditioned(replace(read["prompt"], metadata=told), self._template, row)}
         except UserError as error:
             raise BadRow(f"{self._path}: row {index + 1}: {error}") from None
+        except KeyError as error:  # the first row has it
+            raise BadRow(f"{self._path}: row {index + 1}: no {error.args[0]}") from None
 
     @property
     def _folder(self) -> Path:
@@ -122,7 +124,8 @@ class TextSamples(_Texts):
 
     def _read(self, row: Message) -> Row:
         if row.get("messages") is not None:
-            asked, said = row["messages"][:-1], row["messages"][-1:]
+            messages = _messages(row["messages"], "user")
+            asked, said = messages[:-1], messages[-1:]
         else:
             asked, said = row["prompt"], row["completion"]
         return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
@@ -170,9 +173,17 @@ def _messages(cell: Any, role: str) -> list[Message]:
     """A cell as a conversation; a plain text is one thing said by `role`."""
     if isinstance(cell, str):
         return [{"role": role, "content": cell}]
-    if isinstance(cell, list) and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in cell):
+    if isinstance(cell, list) and all(map(_is_message, cell)):
         return cell
     raise UserError(f"{str(cell)[:60]!r} is neither a text nor a list of messages with role and content")
+
+
+def _is_message(value: Any) -> bool:
+    """Whether it has a role, and as content a text or a list of parts."""
+    if not isinstance(value, Mapping) or not {"role", "content"} <= set(value):
+        return False
+    content = value["content"]
+    return isinstance(content, str) or (isinstance(content, list) and all(isinstance(p, Mapping) for p in content))
 
 
 def _answer(messages: Sequence[Message]) -> str:
