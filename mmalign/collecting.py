@@ -17,7 +17,7 @@ from typing import Any
 from mmalign import environment
 from mmalign.builtin.files import read_rows, to_json, write, write_rows
 from mmalign.collection import ChosenCollection, resolved
-from mmalign.console import ASIDE, track
+from mmalign.console import track
 from mmalign.data.check import Readable
 from mmalign.data.media import stored
 from mmalign.document import dump, read
@@ -156,7 +156,7 @@ def _judge_what_is_left(collector: Collector, journal: Path) -> int:
     left, skipped = _readable(collector, done)
     size, before = collector.chosen.config.collect.batch_size, collector.spent()
     write_rows(journal, read_rows(journal))  # without what a killed batch may have torn
-    for start in track(range(0, len(left), size), "batches of answers judged", ASIDE):
+    for start in track(range(0, len(left), size), "batches of answers judged"):
         rows = collector.judged(left[start : start + size])
         now = collector.spent()
         _append(journal, [*rows, {"spent": {name: now[name] - before.get(name, 0) for name in now}}])

@@ -11,7 +11,7 @@
 In a document with `stages:` a stage with a `judge` is such a document: of the keys at the top it has those named here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> CollectionDocument:
         raise UserError(f"{path} holds stages: mmalign train {path} does those that collect, too")
     if not is_collection(source.data):
         raise UserError(f"{path} names no `judge`: add one, or train it with mmalign train {path}")
-    return checked(source)
+    document = checked(source)
+    if faults := list(_idle(document.config)):
+        raise source.refusal(faults)
+    return document
+
+
+def _idle(config: Collection) -> Iterator[Fault]:
+    """What is said of a model's answers where no model answers. A stage may have it from the top, for others."""
+    if config.model is None:
+        if config.sampling:
+            yield "sampling", "there is no `model` that would answer: name one, or leave it out"
+        if config.collect.samples_per_prompt != 1:
+            yield (
+                "collect.samples_per_prompt",
+                "there is no `model` that would answer: each answer of the data is judged once",
+            )
 
 
 def checked(source: Source) -> CollectionDocument:

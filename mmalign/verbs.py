@@ -26,7 +26,7 @@ from mmalign.compose import (
     evaluation_prompts,
 )
 from mmalign.config import load
-from mmalign.console import ASIDE, track
+from mmalign.console import track
 from mmalign.data.sources import Prompts, SampleRows, table
 from mmalign.document import value
 from mmalign.errors import UserError
@@ -98,7 +98,7 @@ def sample(
     seeds = [evaluation.seed + i for i in range(len(everything))]
     files: list[Path] = []
     drawn: list[int] = []
-    for start in track(range(0, len(everything), evaluation.batch_size), "batches of samples", ASIDE):
+    for start in track(range(0, len(everything), evaluation.batch_size), "batches of samples"):
         batch = slice(start, start + evaluation.batch_size)
         with policy.sampled(opened.chosen.evaluation_sampling):
             samples = draw(policy, everything[batch], seeds[batch])
@@ -164,7 +164,7 @@ def evaluate(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if judges or metrics:
         seeds = [evaluation.seed + i for i in range(len(prompts))]
         with policy.sampled(opened.chosen.evaluation_sampling):
-            show = partial(track, what="evaluating", console=ASIDE)
+            show = partial(track, what="evaluating")
             how: dict[str, Any] = {"metrics": metrics, "draw": draw, "show": show}
             found = evaluate_policy(policy, prompts, judges, seeds, evaluation.batch_size, **how)
         if draw is not None:
@@ -205,7 +205,7 @@ def _part(found: plugins.Plugins, kind: str, name: str, options: Sequence[str]) 
 def _read(manifest: Path, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:
     """The samples of a manifest in their order, in batches of equal shape."""
     rows, told = SampleRows(str(manifest)), table(str(manifest))
-    for start in track(range(0, len(rows), batch_size), "batches scored", ASIDE):
+    for start in track(range(0, len(rows), batch_size), "batches scored"):
         places = range(start, min(start + batch_size, len(rows)))
         media = [read_media(found, Path(str(rows[i]["sample"]))) for i in places]
         prompts = [replace(rows[i]["prompt"], metadata=told[i]) for i in places]

@@ -94,9 +94,11 @@ def collect(
     chosen = collection.choose(document, loaded(ctx, document.config.plugins, file.parent))
 
     from mmalign import collecting
+    from mmalign.console import aside
     from mmalign.engine import agreed
 
-    folder = agreed(lambda: collecting.collect(chosen, resume))
+    with aside(as_json):
+        folder = agreed(lambda: collecting.collect(chosen, resume))
     if os.environ.get("RANK", "0") == "0":
         _say_collected(folder, collecting.summary(folder), as_json)
 
@@ -164,8 +166,10 @@ def score(
         _check_part_option(option, [*(reward or ()), *(metric or ())])
 
     from mmalign import verbs
+    from mmalign.console import aside
 
-    results = verbs.score(folder, reward or (), options or (), metric or ())
+    with aside(as_json):
+        results = verbs.score(folder, reward or (), options or (), metric or ())
     if as_json:
         say_json(results)
     else:
@@ -184,8 +188,10 @@ def evaluate(
     need_plugins(ctx)
 
     from mmalign import verbs
+    from mmalign.console import aside
 
-    results = verbs.evaluate(target, overrides or ())
+    with aside(as_json):
+        results = verbs.evaluate(target, overrides or ())
     if out is not None:
         from mmalign.builtin.files import to_json, write
 

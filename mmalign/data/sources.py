@@ -279,13 +279,17 @@ def _column(rows: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
 def medium(value: Any, folder: Path) -> Media:
     """A cell of a table as `Media`: bytes stay, a path is relative to `folder`."""
     if isinstance(value, dict):  # how `datasets` holds a picture that is not decoded
-        value = value.get("bytes") or value["path"]
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, str | Path | bytes):
+        raise UserError(f"{str(value)[:60]!r} is no picture or video: name a file, or give its bytes")
     return value if isinstance(value, bytes) else folder / value
 
 
 def pictures(row: Mapping[str, Any], folder: Path) -> tuple[Media, ...]:
     """What a prompt shows: the cells of the column `images`, where there is one."""
     cells = row.get("images")
+    if isinstance(cells, str | bytes | Mapping):
+        raise UserError(f'`images` is a list of pictures, such as ["a.png"], not {str(cells)[:60]!r}')
     return tuple(medium(cell, folder) for cell in (cells if cells is not None else ()))
 
 
@@ -346,11 +350,13 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _undecoded(rows: Any) -> Sequence[dict[str, Any]]:
-    """Rows of `datasets` whose pictures stay bytes or paths."""
-    from datasets import Image
+    """Rows of `datasets` whose pictures, and lists of such, stay bytes or paths."""
+    from datasets import Image, List
 
     for name, feature in rows.features.items():
         if isinstance(feature, Image):
             rows = rows.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            rows = rows.cast_column(name, List(Image(decode=False)))
     found: Sequence[dict[str, Any]] = rows
     return found

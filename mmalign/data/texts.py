@@ -122,7 +122,8 @@ class TextSamples(_Texts):
 
     def _read(self, row: Message) -> Row:
         if row.get("messages") is not None:
-            asked, said = row["messages"][:-1], row["messages"][-1:]
+            messages = _messages(row["messages"], "user")
+            asked, said = messages[:-1], messages[-1:]
         else:
             asked, said = row.get("prompt"), row.get("completion")
         return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign import compose, config, plan, plugins, stages
+from mmalign import collection, compose, config, plan, plugins, stages
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -39,3 +39,13 @@ def test_a_shipped_config_says_how_to_run_it(path):
     head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert any(f"mmalign train {path.relative_to(ROOT)}" in line for line in head)
     assert any("arXiv" in line for line in head)
+
+
+def test_what_fgaif_s_reward_models_learn_from_is_collected(found):
+    """Of each of the three, the recipe says who labels what it learns from, and what it is measured on."""
+    made = stages.choose_all(stages.load(ROOT / "configs/lvlm/fgaif-llava15.yaml"), found)
+    collecting = [stage.name for stage in made if isinstance(stage.chosen, collection.ChosenCollection)]
+    assert collecting == ["1-feedback", "1-held-out"]
+    for kind in ("existence", "attribute", "relation"):
+        (stage,) = (stage for stage in made if stage.name == f"1-{kind}")
+        assert set(stage.needs) == set(collecting)

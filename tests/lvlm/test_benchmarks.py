@@ -148,3 +148,28 @@ def test_files_that_are_something_else_are_named(tmp_path, write):
     bad = write("t.jsonl", [{"question": "?", "image": "no base64!", "image_id": 1}], lines=True)
     with pytest.raises(UserError, match="row 1: `image` is no picture in base64"):
         benchmarks._picture(benchmarks.rows(bad)[0])
+
+
+def test_cells_of_another_kind_are_named_by_their_row(write, coco):
+    """Whoever takes one file for another is told which one."""
+    instances, captions = coco
+    with pytest.raises(UserError, match=r"instances_val2014\.json: not in the layout .*no 'caption'"):
+        benchmarks.Annotations(instances, instances)
+    odd = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 2, "category_id": 0}]}
+    with pytest.raises(UserError, match=r"odd\.json: not in the layout .*no 2"):
+        benchmarks.Annotations(write("odd.json", {**odd, "categories": CATEGORIES}), captions)
+    visco = {"question": "?", "image": "", "response": "It is two."}
+    with pytest.raises(UserError, match=r"v\.jsonl: row 1: not in the layout"):
+        benchmarks.ViscoPrompts(write("v.jsonl", [visco], lines=True))
+    mmhal = {"question": "?", "gt_answer": "", "image_content": [], "question_type": "", "image_src": None}
+    with pytest.raises(UserError, match=r"m\.json: row 1: not in the layout"):
+        benchmarks.MmhalPrompts(write("m.json", [mmhal]), "images")
+
+
+def test_a_template_with_another_place_is_refused(write):
+    row = {"question": "?", "image": "", "response": {"reasoning": ["One."], "answer": "2"}}
+    known = {"answer_correctness": True, "reasoning_correctness": [True], "reasoning_critic": [[]]}
+    file = write("test.jsonl", [{**row, **known}], lines=True)
+    for template in ("{question} {step}", 'Write {"step_1": ...}', "{question"):
+        with pytest.raises(UserError, match=r"template: \{question\}, \{answer\}, \{steps\} have a place in it"):
+            benchmarks.ViscoPrompts(file, template)

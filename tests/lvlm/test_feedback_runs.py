@@ -86,6 +86,17 @@ def test_killed_and_resumed_equals_uninterrupted(mmalign, tmp_path: Path) -> Non
     assert all((runs / "whole" / row["images"][0]).is_file() for row in rows)
 
 
+def test_json_stands_alone_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far it is goes to stderr, so that stdout can be piped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmalign.console.QUIET", 0.0)
+    config = {"name": "fb", "data": {"type": "shapes-captions", "size": 4}, "judge": "shapes-oracle"}
+    Path("c.yaml").write_text(json.dumps({**config, "collect": {"batch_size": 2}}))
+    done = here("collect", "c.yaml", "--json")
+    assert json.loads(done.stdout)["answers"] == 4
+    assert "batches of answers judged: 1/2" in done.stderr
+
+
 def test_corrections_are_labelled_where_they_were_corrected(mmalign, tmp_path: Path) -> None:
     (tmp_path / "killer.py").write_text(KILLER)
     (tmp_path / "c.yaml").write_text(ON_DATA.format(name="c", folder=tmp_path, data="shapes-corrections"))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,12 +21,15 @@ YES, NO = "Yes, it is.", "no"
 
 
 class Server:
-    """Answers with what `say` makes of a request's body: a text, or (status, headers), or None to hang up."""
+    """Answers with what `say` makes of a request's body: a text, or (status, headers), or None to hang up; or with `raw`.
+
+    A header may promise more than is sent: then it keeps the line open for a second.
+    """
 
     def __init__(self):
         self.bodies, self.keys, self.at_once, self.most = [], [], 0, 0
         self.lock = threading.Lock()
-        self.say = lambda body, number: YES
+        self.say, self.raw = lambda body, number: YES, None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,7 +58,7 @@ class Server:
             handler.close_connection = True
             return
         status, headers, content = (
-            (said[0], said[1], b"sorry") if isinstance(said, tuple) else (200, {}, completion(said))
+            (said[0], said[1], b"sorry") if isinstance(said, tuple) else (200, {}, self.raw or completion(said))
         )
         try:
             handler.send_response(status)
@@ -62,6 +66,7 @@ class Server:
                 handler.send_header(name, value)
             handler.end_headers()
             handler.wfile.write(content)
+            time.sleep(float("Content-Length" in headers))
         except OSError:  # who asked has gone
             pass
 
@@ -173,6 +178,42 @@ def test_a_bad_request_is_not_repeated(server, judge, picture_files):
     server.say = lambda body, number: (400, {})
     assert said(judge().verify(questions(2, picture_files[0]))) == ["none", "none"]
     assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(("trouble", "reason"), [((400, {}), "HTTP 400: sorry"), (None, "Remote|Connection")], ids=str)
+def test_why_there_is_no_answer_is_said_once(server, judge, picture_files, capsys, trouble, reason):
+    server.say = lambda body, number: trouble
+    judge(retries=1).verify(questions(3, picture_files[0]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"warning: {server.url}: a question stays without answer: ({reason})", line)
+
+
+def test_a_refusal_that_stops_in_the_middle_is_no_verdict(server, judge, picture_files):
+    server.say = lambda body, number: (503, {"Content-Length": "100"})
+    assert said(judge(timeout=0.1, retries=0).verify(questions(1, picture_files[0]))) == ["none"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"message": {"content": [{"type": "text", "text": "yes"}]}}]},
+        {"choices": [{"message": "yes"}]},
+        {"choices": []},
+        ["yes"],
+        "yes",
+    ],
+    ids=str,
+)
+def test_an_answer_of_another_form_is_no_verdict(server, judge, picture_files, answer):
+    server.raw = json.dumps(answer).encode()
+    assert said(judge(retries=0).verify(questions(1, picture_files[0]))) == ["none"]
+
+
+def test_a_bill_of_another_form_is_not_counted(server, judge, picture_files):
+    server.raw = json.dumps({"choices": [{"message": {"content": "yes"}}], "usage": ["much"]}).encode()
+    made = judge()
+    assert said(made.verify(questions(1, picture_files[0]))) == ["yes"]
+    assert made.spent()["tokens read"] == 0
 
 
 @pytest.mark.parametrize("status", [401, 404, 302])

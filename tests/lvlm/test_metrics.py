@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmalign import plugins
@@ -73,6 +73,9 @@ def test_a_vocabulary_can_be_a_file_with_a_line_a_class(tmp_path):
         own.class_of("dragon")
     with pytest.raises(UserError, match="no such file"):
         Vocabulary.read(str(tmp_path / "absent.txt"))
+    (tmp_path / "latin.txt").write_bytes("fenêtre\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt: not UTF-8 text"):
+        Vocabulary.read(str(tmp_path / "latin.txt"))
 
 
 # ---- CHAIR
@@ -163,6 +166,7 @@ PICTURES = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["random", "popular", "adversarial"]), st.integers(0, 100))
 def test_questions_are_half_about_what_is_there(split, seed):
     made = list(pope.questions(PICTURES, split, seed=seed))
@@ -231,6 +235,16 @@ def test_the_score_is_of_descriptions_and_questions_together(amber):
     assert found["amber"] == pytest.approx((100 - 50 + found["f1"]) / 2)
     assert "attribute/f1" in found
     assert dimension_of("relation") == "relation"
+
+
+def test_amber_s_files_that_are_missing_or_others_are_named(amber, tmp_path):
+    relation = str(tmp_path / "relation.json")
+    with pytest.raises(UserError, match=r"safe_words: cannot read .*absent\.txt"):
+        Amber(relation, str(tmp_path / "absent.txt"))
+    for content in ('["dog"]', '{"dog": "puppy"}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(UserError, match=r"relation: .*other\.json must hold one object, by word a list of words"):
+            Amber(str(tmp_path / "other.json"))
 
 
 # ---- judged
@@ -340,6 +354,7 @@ def test_a_critique_by_hand():
 def test_a_critique_that_cannot_be_read_finds_nothing():
     found = numbers(visco.Visco(), asked((STEPS, "All of it is fine.")), Says())
     assert set(found.values()) == {0}
+    assert visco.critique('{"a":' * 100_000 + "}", 1) == visco.Critique(None, [visco.Step(None, "")])
     assert visco.critique('{"Step_1": "wrong", "answer_correctness": {"correctness": "Correct"}}', 1) == visco.Critique(
         True, [visco.Step(None, "")]
     )

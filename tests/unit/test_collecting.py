@@ -178,6 +178,8 @@ def test_pairs_are_two_answers(world):
         (["collect.batch_size=0"], ["collect.batch_size", "at least 1"]),
         (["trainer={steps: 1}"], ["trainer", "unknown key"]),
         (["judge=lettres", "data.type=text-sample"], ["lettres", "text-sample"]),
+        (["collect.samples_per_prompt=2"], ["collect.samples_per_prompt", "no `model` that would answer"]),
+        (["sampling.temprature=1"], ["sampling", "no `model` that would answer"]),
     ],
 )
 def test_a_mistake_is_told_with_its_place_before_anything_is_made(world, overrides, words):

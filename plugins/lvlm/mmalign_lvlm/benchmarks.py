@@ -14,7 +14,8 @@ import binascii
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -59,7 +60,7 @@ class PopePrompts(_Prompts):
 
     def __init__(self, path: str | list[str], images: str, template: str = PLAIN):
         paths = [path] if isinstance(path, str) else path
-        super().__init__(self._read(one, Path(images), template) for file in paths for one in rows(file))
+        super().__init__(one for file in paths for one in read(file, self._read, Path(images), template))
 
     @staticmethod
     def _read(row: "Line", images: Path, template: str) -> Prompt:
@@ -133,9 +134,11 @@ class ObjectHalBenchPrompts(_Prompts):
 
     def __init__(self, path: str, instances: str, captions: str | None = None):
         known = Annotations(instances, captions)
-        super().__init__(
-            Prompt(row["question"], known.metadata(known.file(row)), (_picture(row),)) for row in rows(path)
-        )
+        super().__init__(read(path, self._read, known))
+
+    @staticmethod
+    def _read(row: "Line", known: "Annotations") -> Prompt:
+        return Prompt(row["question"], known.metadata(known.file(row)), (_picture(row),))
 
 
 class MmhalPrompts(_Prompts):
@@ -145,14 +148,12 @@ class MmhalPrompts(_Prompts):
     """
 
     def __init__(self, path: str, images: str):
-        super().__init__(
-            Prompt(
-                row["question"],
-                {key: row[key] for key in ("gt_answer", "image_content", "question_type")},
-                (Path(images) / PurePosixPath(row["image_src"]).name,),
-            )
-            for row in rows(path)
-        )
+        super().__init__(read(path, self._read, Path(images)))
+
+    @staticmethod
+    def _read(row: "Line", images: Path) -> Prompt:
+        metadata = {key: row[key] for key in ("gt_answer", "image_content", "question_type")}
+        return Prompt(row["question"], metadata, (images / PurePosixPath(row["image_src"]).name,))
 
 
 class AmberPrompts(_Prompts):
@@ -163,7 +164,7 @@ class AmberPrompts(_Prompts):
 
     def __init__(self, path: str, annotations: str, images: str):
         known = {row["id"]: row for row in rows(annotations)}
-        super().__init__(self._read(row, known, Path(images)) for row in rows(path))
+        super().__init__(read(path, self._read, known, Path(images)))
 
     @staticmethod
     def _read(row: "Line", known: Mapping[Any, "Line"], images: Path) -> Prompt:
@@ -180,7 +181,7 @@ class ViscoPrompts(_Prompts):
     """
 
     def __init__(self, path: str, template: str = CRITICISE):
-        super().__init__(self._read(row, template) for row in rows(path))
+        super().__init__(read(path, self._read, template))
 
     @staticmethod
     def _read(row: "Line", template: str) -> Prompt:
@@ -188,23 +189,30 @@ class ViscoPrompts(_Prompts):
         numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, start=1))
         known = ("question", "answer_correctness", "reasoning_correctness", "reasoning_critic")
         metadata = {"reasoning": steps, **{key: row[key] for key in known}}
-        text = template.format(question=row["question"], answer=row["response"]["answer"], steps=numbered)
-        return Prompt(text, metadata, (_picture(row),))
+        parts = {"question": row["question"], "answer": row["response"]["answer"], "steps": numbered}
+        return Prompt(_filled(template, parts), metadata, (_picture(row),))
 
 
 class Annotations:
     """What COCO's files say of pictures. objects: by file name, the classes that are in it."""
 
     def __init__(self, instances: str, captions: str | None = None):
-        known = document(instances, "images", "annotations", "categories")
+        self._files: dict[Any, str] = {}
+        self.objects: dict[str, set[str]] = {}
+        self._references: dict[Any, list[str]] = defaultdict(list)
+        with _in_layout(instances):
+            self._read(document(instances, "images", "annotations", "categories"))
+        if captions:
+            with _in_layout(captions):
+                for one in document(captions, "annotations")["annotations"]:
+                    self._references[self._files.get(one["image_id"])].append(one["caption"])
+
+    def _read(self, known: Mapping[str, Any]) -> None:
         names = {category["id"]: category["name"] for category in known["categories"]}
         self._files = {image["id"]: image["file_name"] for image in known["images"]}
-        self.objects: dict[str, set[str]] = {file: set() for file in self._files.values()}
+        self.objects = {file: set() for file in self._files.values()}
         for one in known["annotations"]:
             self.objects[self._files[one["image_id"]]].add(names[one["category_id"]])
-        self._references: dict[Any, list[str]] = defaultdict(list)
-        for one in document(captions, "annotations")["annotations"] if captions else ():
-            self._references[self._files.get(one["image_id"])].append(one["caption"])
 
     def metadata(self, file: str) -> dict[str, Any]:
         """What the prompt of a picture carries."""
@@ -247,6 +255,23 @@ def rows(path: str) -> Sequence[Line]:
     return lines
 
 
+def read(path: str, made: Callable[..., Prompt], *known: Any) -> Iterator[Prompt]:
+    """What `made(row, *known)` makes of each row of a file. Raises BadRow for one whose cells are something else."""
+    for row in rows(path):
+        with _in_layout(f"{path}: row {row.number}"):
+            yield made(row, *known)
+
+
+@contextmanager
+def _in_layout(place: str) -> Iterator[None]:
+    """Where a cell is missing or of another kind, it is the user's file that is another one."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise BadRow(f"{place}: not in the layout of the benchmark's file ({what}): is it the right file?") from None
+
+
 def document(path: str, *keys: str) -> Mapping[str, Any]:
     """A file that is one object with these keys. Raises UserError where it is not."""
     try:
@@ -273,6 +298,15 @@ def _picture(row: Line) -> Media:
         return base64.b64decode(row["image"], validate=True)
     except (binascii.Error, TypeError, ValueError):
         raise row.bad("`image` is no picture in base64") from None
+
+
+def _filled(template: str, parts: Mapping[str, Any]) -> str:
+    try:
+        return template.format(**parts)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"template: {{{'}, {'.join(parts)}}} have a place in it; write other braces twice ({error!r})"
+        ) from None
 
 
 def _is_there(name: str) -> str:

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import sys
 import threading
 import time
 import urllib.error
@@ -29,6 +30,8 @@ _LONGEST = 60.0
 """Seconds that are waited at most before asking again."""
 _GIVE_UP = 20
 """Questions in a row without answer after which the endpoint counts as gone."""
+_REASONS = 5
+"""How many different reasons for questions without answer are told."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Client:
     _spent: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _in_vain: int = 0
+    _told: set[str] = field(default_factory=set)
 
     def ask(self, questions: Sequence[Question]) -> list[Any]:
         """What each answer means; None where there was none that means anything."""
@@ -103,10 +107,10 @@ class Client:
             try:
                 text = self._kept(messages) or self._sent(messages)
             except Unavailable as error:
-                if not error.passing:
+                if not error.passing or attempt == self.retries:
+                    self._tell(str(error))
                     break
-                if attempt < self.retries:
-                    self._wait(attempt, error.after)
+                self._wait(attempt, error.after)
                 continue
             if (meaning := question.read(text)) is not None:
                 self._keep(messages, text)
@@ -150,7 +154,11 @@ class Client:
             raise Unavailable("the answer is none of a chat completion") from None
 
     def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        reason = f"HTTP {error.code}: {' '.join(error.read(300).decode(errors='replace').split())}"
+        try:
+            said = error.read(300).decode(errors="replace")
+        except (OSError, http.client.HTTPException):  # it went silent before it had said why
+            said = ""
+        reason = f"HTTP {error.code}: {' '.join(said.split())}"
         if error.code in _OURS:
             return UserError(f"{self.url}: {reason}: check url, model and key_variable of the judge")
         wait = error.headers.get("Retry-After", "")
@@ -158,15 +166,26 @@ class Client:
 
     def _billed(self, answer: Any) -> str:
         """The text of a chat completion, whose tokens are counted."""
-        text = answer["choices"][0]["message"]["content"]
-        usage = answer.get("usage") or {}
+        text = answer["choices"][0]["message"]["content"] or ""
+        if not isinstance(text, str):
+            raise TypeError
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
         self._count("tokens read", int(usage.get("prompt_tokens") or 0))
         self._count("tokens written", int(usage.get("completion_tokens") or 0))
-        return text or ""
+        return text
 
     def _wait(self, attempt: int, after: float) -> None:
         # Not all at the same time, or they meet again.
         time.sleep(min(_LONGEST, max(after, self.backoff * 2**attempt * random.uniform(0.5, 1.0))))
+
+    def _tell(self, reason: str) -> None:
+        """Say why a question stays without answer, the first time that it is for this reason."""
+        with self._lock:
+            if reason in self._told or len(self._told) >= _REASONS:
+                return
+            self._told.add(reason)
+        print(f"warning: {self.url}: a question stays without answer: {reason}", file=sys.stderr)
 
     def _count(self, name: str, number: int = 1) -> None:
         with self._lock:

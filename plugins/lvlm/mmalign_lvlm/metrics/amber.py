@@ -46,7 +46,7 @@ class Amber:
         self.associated = _associations(relation)
         words = {word for word, others in self.associated.items() for word in (word, *others)}
         self.vocabulary = Vocabulary(dict.fromkeys(sorted(words), ()))
-        self.safe = set(Path(safe_words).read_text(encoding="utf-8").split("\n")) if safe_words else set()
+        self.safe = set(_read("safe_words", safe_words).split("\n")) if safe_words else set()
 
     def counts(self, samples: Samples) -> Sequence[Counts]:
         """Of a description its nouns, of a question its answer."""
@@ -140,7 +140,16 @@ def dimension_of(kind: str) -> str:
 
 def _associations(path: str) -> Mapping[str, Sequence[str]]:
     try:
-        found: Mapping[str, Sequence[str]] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: Mapping[str, Sequence[str]] = json.loads(_read("relation", path))
+    except ValueError as error:
         raise UserError(f"relation: cannot read {path} ({error})") from None
+    if not isinstance(found, dict) or not all(isinstance(words, list) for words in found.values()):
+        raise UserError(f"relation: {path} must hold one object, by word a list of words")
     return found
+
+
+def _read(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: cannot read {path} ({error})") from None

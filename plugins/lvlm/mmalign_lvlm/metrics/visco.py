@@ -141,6 +141,6 @@ def _object(text: str) -> Mapping[str, Any]:
     start, end = text.find("{"), text.rfind("}")
     try:
         found = json.loads(text[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(key).strip().lower(): value for key, value in found.items()} if isinstance(found, dict) else {}

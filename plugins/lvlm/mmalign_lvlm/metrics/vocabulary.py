@@ -138,7 +138,11 @@ class Vocabulary:
         file = Path(path)
         if not file.is_file():
             raise UserError(f"no such file: {path}")
-        rows = [[word.strip() for word in line.split(",")] for line in file.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        rows = [[word.strip() for word in line.split(",")] for line in lines]
         return cls({row[0]: row[1:] for row in rows if row[0]}, NO_OBJECTS)
 
     def class_of(self, name: str) -> str:
