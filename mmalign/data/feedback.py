@@ -21,7 +21,7 @@ from mmalign.data.presets import Preset
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import medium, pictures, table
 from mmalign.data.texts import TextPairs, TextSamples, text_pair
-from mmalign.errors import UserError
+from mmalign.errors import BadRow, UserError
 from mmalign.parts import Row
 from mmalign.records import EVERY, Prompt, Segment
 
@@ -56,7 +56,10 @@ class Preferences:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
-        first, second = (medium(side, self._folder) for side in self._both(row))
+        sides = self._both(row)
+        if None in sides:
+            raise BadRow(f"row {index + 1}: the {'first' if sides[0] is None else 'second'} side names no file")
+        first, second = (medium(side, self._folder) for side in sides)
         judged = self._judged[index]
         _check_sides(first, second, judged, index)
         asked = row["prompt" if self._preset is None else self._preset.prompt]
@@ -106,6 +109,8 @@ class Ratings:
 
     def __getitem__(self, index: int) -> Row:
         row = self._table[index]
+        if row["sample"] is None:
+            raise BadRow(f"row {index + 1}: no sample")
         sample = medium(row["sample"], self._folder)
         told = {name: cell for name, cell in row.items() if name not in _RATED}
         prompt = Prompt(row["prompt"], told, pictures(row, self._folder))
@@ -247,7 +252,10 @@ def _labelled(path: str, rows: Any, name: str, preset: Preset) -> tuple[list[Any
         for column, allowed in preset.labels.items():
             if row[column] not in allowed:
                 raise UserError(f"column {column}: label out of range: {row[column]!r}")
-        return judgement({"preferences": preset.said(row)})
+        said = preset.said(row)
+        if all(vote is None for vote in said.values()):  # nobody could say: such a row is part of the layout
+            return {"preferences": {}, "strengths": {}, "annotator": ""}
+        return judgement({"preferences": said})
 
     return _checked(path, rows, preset.labels, read), preset.sides
 

@@ -1,9 +1,12 @@
 """What was said of samples, read from files: what is kept, and what is refused by row and reason."""
 
 import pytest
+import torch
 
 from mmalign import UserError
 from mmalign.data.feedback import Preferences, Ratings, TextPreferences, TextRatings, TextSegments
+from mmalign.errors import BadRow
+from mmalign.objectives.labels import by_head
 from mmalign.records import EVERY, Segment
 
 PAIR = {"prompt": "what is this", "first": "a cat", "second": "a dog"}
@@ -135,6 +138,15 @@ def test_videoalign_s_csv_is_preferences_by_dimension(tmp_path):
     assert rows[0]["preferences"] == {"VQ": 1.0, "MQ": 0.0, "TA": -1.0}
     assert (rows[0]["first"], rows[0]["second"]) == (tmp_path / "a.mp4", tmp_path / "b.mp4")
     assert (rows[1]["prompt"].text, rows[1]["preferences"], rows[1]["annotator"]) == ("y", {"TA": 1.0}, "")
+    (tmp_path / "few.csv").write_text(
+        head + "a.mp4,b.mp4,x,A,same,B,8,16,24,48\nc.mp4,d.mp4,y,invalid,,invalid,8,16,24,48\ne.mp4,,z,A,A,A,8,16,,\n"
+    )
+    few = Preferences(str(tmp_path / "few.csv"), preset="videoalign")
+    assert few[1]["preferences"] == {}
+    labels = by_head([few[0]["preferences"], few[1]["preferences"]], ("VQ", "MQ"), torch.zeros(1))
+    assert labels.isnan().tolist() == [[False, False], [True, True]]
+    with pytest.raises(BadRow, match="row 3: the second side names no file"):
+        few[2]
     (tmp_path / "wrong.csv").write_text(head + "a.mp4,b.mp4,x,A,same,C,8,16,24,48\n")
     with pytest.raises(UserError, match="row 1: column TA: label out of range: 'C'"):
         Preferences(str(tmp_path / "wrong.csv"), preset="videoalign")
