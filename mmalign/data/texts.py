@@ -123,9 +123,12 @@ class TextSamples(_Texts):
     def _read(self, row: Message) -> Row:
         if row.get("messages") is not None:
             messages = _messages(row["messages"], "user")
-            asked, said = messages[:-1], messages[-1:]
+            asked: Any = messages[:-1]
+            said: Any = messages[-1:]
         else:
             asked, said = row.get("prompt"), row.get("completion")
+            if said is None:
+                raise UserError("no completion")
         return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
 
 

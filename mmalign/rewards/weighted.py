@@ -10,6 +10,7 @@ A prompt may weigh the rewards itself, by name in its metadata: `{"weights": {"h
 the w_k of its samples (directional preferences; `mmalign.data.directions`).
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -46,7 +47,8 @@ class Moments:
 
     def normalized(self, scores: Tensor, eps: float = 1e-4) -> Tensor:
         """(r - m) / (s + ε), with s of n - 1, like `scores`."""
-        return (scores - self.mean) / ((self.squares / max(1, self.count - 1)) ** 0.5 + eps)
+        deviation = math.sqrt(self.squares / max(1, self.count - 1))
+        return (scores - self.mean) / (deviation + eps)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ NO_NUMBER = r"holds .*, which is no finite number"
         (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": [1, None]}, f"'rivals' {NO_NUMBER}"),
         (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": []}, "`rivals` holds the scores of all samples"),
         (TextScored, {**SAID, "rivals": [1, 2]}, {"rivals": None}, "only some rows have 'rivals'"),
-        (TextSamples, SAID, {"completion": None}, "neither a text nor a list of messages"),
+        (TextSamples, SAID, {"completion": None}, "no completion"),
         (TextPrompts, SAID, {"prompt": [{"role": "user", "content": None}]}, "neither a text nor a list of messages"),
         (TextPrompts, SAID, {"prompt": None}, "neither a text nor a list of messages"),
         (ScoredRows, DRAWN, {"score": -INF}, f"'score' {NO_NUMBER}"),
