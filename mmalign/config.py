@@ -138,6 +138,8 @@ class Collect(Section):
     pairing: Literal["best-worst", "ranked"] = "best-worst"
     """With `keep: pairs`, which samples of a prompt become pairs: the best with the worst; or also the second best with the
     second worst, and so on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
+    least_gap: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """With `keep: pairs`, by how much the scores of a pair differ at least: what hardly differs teaches little but noise."""
     consistency: str | None = None
     """With `keep: pairs`, the name of a reward whose ranking of a prompt's samples is compared with that by the sum of all; to
     what degree both agree goes with the pairs, for `cream`. Its own weight is best 0."""
@@ -324,6 +326,8 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     for i, part in enumerate(config.rewards):
         if part.gate is not None and len(config.rewards) == 1:
             yield f"rewards.{i}.gate", "there is no other reward that it could let through: add one, or leave it out"
+    if config.collect and config.collect.least_gap and config.collect.keep != "pairs":
+        yield "collect.least_gap", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
     if config.collect and (name := config.collect.consistency) is not None:
         if config.collect.keep != "pairs":
             yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"

@@ -61,7 +61,7 @@ Kept = tuple[dict[str, int], dict[str, Any]]
 
 def best_against_worst(scores: Tensor, options: Collect) -> list[Kept]:
     """Pairs among samples of these scores `[N]`, with both scores."""
-    pairs = ranked(scores)[: 1 if options.pairing == "best-worst" else None]
+    pairs = ranked(scores, options.least_gap)[: 1 if options.pairing == "best-worst" else None]
     return [({"chosen": a, "rejected": b}, {"scores": [float(scores[a]), float(scores[b])]}) for a, b in pairs]
 
 
@@ -105,12 +105,16 @@ def collect(run: "Run", options: Collect) -> Source:
     return keeping.source(str(manifest), run.parts.data)
 
 
-def ranked(scores: Tensor) -> list[tuple[int, int]]:
+def ranked(scores: Tensor, least_gap: float = 0.0) -> list[tuple[int, int]]:
     """Indices of winner and loser among `[N]` scores: the best with the worst, the second best with the second worst, and so
-    on as long as the one is higher. One that is not finite counts as no score.
+    on as long as the one is higher, by `least_gap` or more. One that is not finite counts as no score.
     """
     known = _known(scores)
-    return [(a, b) for a, b in zip(known, reversed(known), strict=True) if scores[a] > scores[b]]
+    return [
+        (a, b)
+        for a, b in zip(known, reversed(known), strict=True)
+        if scores[a] > scores[b] and scores[a] - scores[b] >= least_gap
+    ]
 
 
 def _known(scores: Tensor) -> list[int]:
@@ -128,12 +132,12 @@ def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any
     rows = [row for i in starts for row in _rows_of(run, prompts[i : i + at_once], i, options, folder)]
     if not rows:
         raise UserError(
-            "collect: all samples of every prompt tie or have no score, so there is nothing to learn; take more samples or "
-            "another reward"
+            "collect: all samples of every prompt tie, differ by less than collect.least_gap or have no score, so there is "
+            "nothing to learn; take more samples or another reward"
         )
     if left_out := len(prompts) - len({row["row"] for row in rows}):
         run.warn(
-            f"collected {len(rows)} rows; the samples of {left_out} prompts tie or have no score: these are left out"
+            f"collected {len(rows)} rows; the samples of {left_out} prompts tie, nearly tie or have no score: these are left out"
         )
     return rows
 

@@ -43,6 +43,8 @@ def test_the_best_meets_the_worst_and_ties_meet_nobody():
     assert ranked(torch.tensor([0.1, 0.9, 0.5])) == [(1, 0)]
     assert ranked(torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])) == [(0, 4), (2, 3)]
     assert ranked(torch.tensor([nan, 0.9, 0.5])) == [(1, 2)]
+    assert ranked(torch.tensor([1.0, 0.0, 0.75, 0.5]), least_gap=0.25) == [(0, 1), (2, 3)]
+    assert ranked(torch.tensor([1.0, 0.0, 0.75, 0.5]), least_gap=0.5) == [(0, 1)]
     assert ranked(torch.tensor([0.5, 0.5])) == ranked(torch.tensor([nan, 0.5])) == ranked(torch.tensor([])) == []
 
 

@@ -19,6 +19,7 @@ from mmalign.processes.scoring import ScoringPolicy
 from mmalign.records import Prompt
 from mmalign_video import tiny
 from mmalign_video.guidance.flow_nrg import FlowNrg
+from mmalign_video.models import latent as module
 from mmalign_video.models.latent import LatentVideoReward
 
 from .conftest import TEXTS, build
@@ -73,6 +74,24 @@ def test_both_sides_of_a_pair_are_under_the_same_noise(folder: Folder) -> None:
     assert noise.std().item() == pytest.approx(1, abs=0.1)
     clean = latent(folder("wan"), noised=False)
     assert clean.noised(encoded, rng()) is encoded
+
+
+def test_a_video_is_encoded_once_while_it_is_remembered(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, videos = latent(folder("wan")).model, media()
+    encode, asked = made.family.encode, []
+    monkeypatch.setattr(made.family, "encode", lambda pixels: asked.append(len(pixels)) or encode(pixels))
+    prompts = [Prompt(text) for text in TEXTS]
+    first = made.encode(prompts, videos, [(), ()]).inputs["x"]
+    again = made.encode(prompts, [videos[1].clone(), videos[0]], [(), ()]).inputs["x"]
+    assert asked == [1, 1]
+    assert torch.equal(again, first.flip(0))
+    made.encode(prompts, [videos[0] / 2, videos[0]], [(), ()])
+    assert asked == [1, 1, 1]
+    monkeypatch.setattr(module, "_REMEMBERED", 0)  # then the oldest makes room
+    made.encode(prompts, [videos[0] / 4, videos[1]], [(), ()])
+    assert len(asked) == 4
+    made.encode(prompts[:1], videos[:1], [()])
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ diffusers is imported when a model is built, so that its options can be read wit
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,6 +31,8 @@ from mmalign.samplers.guidance import Condition
 DIMENSIONS = Heads(("VQ", "MQ", "TA"))
 _FILE = "latent_video_reward.safetensors"
 _FREQUENCIES = 64
+_REMEMBERED = 2**28
+"""Numbers of latents that a model remembers: 1 GiB."""
 
 
 class TimeAware(nn.Module):
@@ -123,6 +127,7 @@ class LatentVideoReward:
         self.heads, self.learns_noise, self.width = heads, noised, first.width
         self.network: nn.Module = first
         self._first = first
+        self._remembered: dict[str | Path, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +139,7 @@ class LatentVideoReward:
         """Move everything."""
         self.pipe.to(device)
         self._first.to(device)
+        self._remembered.clear()
         return self
 
     # ---- what is read
@@ -143,9 +149,17 @@ class LatentVideoReward:
         """Latents of videos as they are, without noise, and what was asked for. Raises UserError for what is no video."""
         if any(ends):
             raise UserError("this model rates whole videos, but the data hold segments of texts")
-        together = [[one] for one in media] if self.family.one_by_one else [media]
-        latents = torch.cat([self.family.encode(self.family.pixels(some)).mean for some in together])
+        latents = torch.cat([self._latents(one) for one in media])
         return self.noisy(latents, latents.new_zeros(len(latents)), self.condition([one.text for one in prompts]))
+
+    def _latents(self, medium: Media) -> Tensor:
+        """`[1, ...]`: of one video. The latest are remembered: the VAE is frozen and takes longer than the blocks."""
+        key = medium if isinstance(medium, str | Path) else digest(medium)
+        if key not in self._remembered:
+            if len(self._remembered) * prod(self.family.latent_shape) > _REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)))
+            self._remembered[key] = self.family.encode(self.family.pixels([medium])).mean
+        return self._remembered[key]
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
@@ -208,3 +222,10 @@ class LatentVideoReward:
 
     def _trainable(self) -> dict[str, Tensor]:
         return {name: weight for name, weight in self._first.named_parameters() if weight.requires_grad}
+
+
+def digest(medium: bytes | Tensor) -> str:
+    """What tells videos in memory apart."""
+    if isinstance(medium, bytes):
+        return sha256(medium).hexdigest()
+    return sha256(medium.detach().cpu().contiguous().numpy().tobytes()).hexdigest() + str(tuple(medium.shape))

@@ -18,6 +18,8 @@ from mmalign_diffusion.models.lora import Lora
 from mmalign_diffusion.models.pipeline import PipelineModel
 
 _LORA = Lora(rank=64, alpha=128)
+# Of more pixels than this the VAE takes videos one by one, or it would need more memory than the denoiser.
+_ONE_BY_ONE = 256 * 256
 
 
 class VideoModel(PipelineModel):
@@ -66,6 +68,8 @@ class VideoModel(PipelineModel):
         super().__init__(pipe, made, adapter, lora, frozen)
         self.frame_rate = made.frame_rate
         self.gradient_frames = gradient_frames
+        if made.height * made.width > _ONE_BY_ONE:
+            self.pipe.vae.enable_slicing()
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
         """Videos as `[B, F, 3, H, W]` in [0, 1] at the model's size and rate: cut off at the end, centre kept."""

@@ -16,9 +16,6 @@ from mmalign_diffusion import pictures
 from mmalign_diffusion.models.families import Family
 from mmalign_video import videos
 
-_ONE_BY_ONE = 256 * 256
-"""Pixels of a frame above which the VAE takes videos one by one."""
-
 
 @dataclass(frozen=True)
 class Size:
@@ -55,13 +52,6 @@ class VideoFamily(Family):
         self.frames = size.frames or frames
         self.frame_rate = size.frame_rate or self.native_frame_rate
         self._check()
-        if self.one_by_one:
-            pipe.vae.enable_slicing()
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether the VAE takes videos one by one, for together they would need more memory than the denoiser."""
-        return self.height * self.width > _ONE_BY_ONE
 
     @property
     def native_size(self) -> tuple[int, int, int]:
