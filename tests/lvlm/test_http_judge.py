@@ -15,7 +15,7 @@ from mmalign import RunFailure, UserError
 from mmalign.records import Answer, Fact, Prompt
 from mmalign_lvlm import facts
 from mmalign_lvlm.judges.client import _GIVE_UP
-from mmalign_lvlm.judges.http import AGAIN, HttpJudge
+from mmalign_lvlm.judges.http import AGAIN, HttpJudge, _yes_or_no
 
 YES, NO = "Yes, it is.", "no"
 
@@ -99,6 +99,26 @@ def questions(count, picture):
 
 def said(verdicts):
     return [verdict.said for verdict in verdicts]
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Yes", "yes"),
+        ("**No.** There is none", "no"),
+        ("no, it is blue", "no"),
+        ("Yes - it is red", "yes"),
+        ("yes\nIt is red", "yes"),
+        ("No idea", None),
+        ("Yes and no", None),
+        ("no-one can tell", None),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_only_a_plain_yes_or_no_is_a_verdict(text, verdict):
+    found = _yes_or_no(text)
+    assert (found and found.said) == verdict
 
 
 def test_what_is_asked_and_what_is_understood(server, judge, picture_files, monkeypatch):

@@ -139,7 +139,7 @@ def test_what_is_kept_must_be_what_the_objective_needs(keep, objective, missing,
 
 
 def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):
-    with pytest.raises(UserError, match="tie, differ by less than collect.least_gap or have no score"):
+    with pytest.raises(UserError, match=r"tie, differ by less than collect\.least_gap or have no score"):
         collect(run_in(tmp_path, lambda text: float("nan")), Collect(keep="best"))
     assert Collect(keep="best").columns == {"prompt", "sample", "score"}
 
@@ -147,5 +147,5 @@ def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):
 def test_a_gap_is_for_pairs(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(CONFIG.format(keep="best", objective="sft"), encoding="utf-8")
-    with pytest.raises(UserError, match="collect.least_gap: goes with `keep: pairs`, not with `keep: best`"):
+    with pytest.raises(UserError, match=r"collect\.least_gap: goes with `keep: pairs`, not with `keep: best`"):
         config.load(file, ["collect.least_gap=0.1"])

@@ -17,7 +17,8 @@ from mmalign_lvlm.judges import QUESTION, checked
 from mmalign_lvlm.judges.client import Client, Message, Question
 
 AGAIN = "Answer with one word: yes or no."
-_YES_OR_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"""\W*(yes|no)[\s*_"'`)\]]*($|[.,;:!?\n]|\s[-–—]\s)""", re.IGNORECASE)
+"""The word alone or before a stop: "No idea" and "Yes and no" are neither, and are asked again."""
 
 
 class HttpJudge:
