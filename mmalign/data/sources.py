@@ -4,14 +4,13 @@ Text files hold one prompt a line; jsonl, csv and parquet go through Hugging Fac
 file that names them, or bytes. Rows are made when they are asked for, so pictures stay on the disk until then.
 """
 
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.cells import RATED, check_alike, check_filled, finite, named, rated, scored
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.stream import lines
 from mmalign.errors import BadRow, UserError, nearest
@@ -78,7 +77,7 @@ class SampleRows:
     def __getitem__(self, index: int) -> Row:
         row, where = self._table[index], self._where(index)
         with named(where):
-            _check_cells(row, self._column, self._sample)
+            check_filled(row, self._column, self._sample)
         shown = Prompt(row[self._column], images=pictures(row, self._folder))
         prompt = conditioned(shown, self._template, row)
         return {"prompt": prompt, "sample": side(row, self._sample, self._folder, where)}
@@ -119,7 +118,7 @@ class Pairs:
             if missing := [column for column in self._preset.columns if column not in row]:
                 raise UserError(f"no {', '.join(missing)}")
             pair = self._preset.pair(self._preset.unfold(row))
-            _check_cells(pair, "prompt", "prompt", "chosen", "rejected")
+            check_filled(pair, "prompt", "prompt", "chosen", "rejected")
         if pair["chosen"] == pair["rejected"]:
             what = pair["chosen"] if isinstance(pair["chosen"], str) else "the same bytes"
             raise BadRow(f"{where}: both sides are {what}, so neither is better")
@@ -165,7 +164,7 @@ class LabelledRows(SampleRows):
 
     def __getitem__(self, index: int) -> Row:
         with named(self._where(index)):
-            label = number(self._table[index].get(self._label), self._label)
+            label = finite(self._table[index].get(self._label), self._label)
         return {**super().__getitem__(index), "label": label}
 
 
@@ -198,55 +197,6 @@ class ScoredRows(SampleRows):
         return {**super().__getitem__(index), **told}
 
 
-def scored(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """A row's score, and its rivals' where it tells. Raises UserError for what is no finite number."""
-    score, rivals = number(row.get(column), column), row.get("rivals")
-    if rivals is None:
-        return {"score": score}
-    if not isinstance(rivals, list | tuple) or not rivals:
-        raise UserError("`rivals` holds the scores of all samples of the prompt, that of the row's own among them")
-    return {"score": score, "rivals": [number(one, "rivals") for one in rivals]}
-
-
-def number(cell: Any, column: str) -> float:
-    """A cell as a number. Raises UserError for one that is none, or not finite."""
-    try:
-        found = float(cell)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise UserError(f"column '{column}' holds {cell!r}, which is no finite number: mend it, or leave the row out")
-    return found
-
-
-RATED = ("scores", "strength")
-"""Columns that tell how good the sides of a pair are."""
-
-
-def check_alike(row: Mapping[str, Any], first: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raise UserError where of these columns a row has another choice than the first: those of a batch must be alike."""
-    for name in names:
-        if (row.get(name) is None) != (first.get(name) is None):
-            raise UserError(f"only some rows have '{name}': give it in all of them, or in none")
-
-
-@contextmanager
-def named(where: str) -> Iterator[None]:
-    """Around what reads a row: what is wrong with it is a BadRow that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise BadRow(f"{where}: {error}") from None
-
-
-def _check_cells(row: Mapping[str, Any], prompt: str, *columns: str) -> None:
-    """Raise UserError where one of these columns holds nothing, or that of the prompt no text."""
-    if missing := [name for name in columns if not row.get(name)]:
-        raise UserError(f"no {', '.join(missing)}")
-    if not isinstance(row.get(prompt), str):
-        raise UserError(f"column '{prompt}' must hold text, got {row.get(prompt)!r}")
-
-
 def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt:
     """The prompt with the text that `template` makes of it and of a row's columns. Raises UserError for an unknown one."""
 
@@ -257,18 +207,6 @@ def conditioned(prompt: Prompt, template: str, row: Mapping[str, Any]) -> Prompt
         return prompt.text if name == "prompt" else str(row[name])
 
     return replace(prompt, text=re.sub(r"\{(\w+)\}", cell, template))
-
-
-def rated(pair: Mapping[str, Any]) -> dict[str, Any]:
-    """How good both sides are and by how much the chosen one is better, where the row tells. Raises UserError for what is no
-    finite number.
-    """
-    if (scores := pair.get("scores")) is not None:
-        if not isinstance(scores, list | tuple) or len(scores) != 2:
-            raise UserError(f"`scores` holds two numbers, the chosen sample's and the rejected one's, got {scores!r}")
-        chosen, rejected = (number(one, "scores") for one in scores)
-        return {"strength": chosen - rejected, "scores": scores}
-    return {"strength": number(pair["strength"], "strength")} if pair.get("strength") is not None else {}
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:

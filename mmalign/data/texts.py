@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.cells import RATED, check_alike, named, rated, scored
 from mmalign.data.presets import preset as preset_of
-from mmalign.data.sources import PLAIN, RATED, check_alike, conditioned, medium, named, pictures, rated, scored, table
+from mmalign.data.sources import PLAIN, conditioned, medium, pictures, table
 from mmalign.errors import UserError
 from mmalign.parts import Row
 from mmalign.records import Media, Prompt, Turn
