@@ -34,7 +34,7 @@ OFFERS = {
 """Kind of part -> its plural, which is also the end of the hook's name."""
 
 HOMES = {
-    "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "jpeg-size"),
+    "mmalign-diffusion": ("diffusers", "clip-reward", "clip-score", "aesthetic", "colourfulness", "jpeg-size"),
     "mmalign-lvlm": (
         *("vlm", "vlm-reward", "http", "segment-reward", "segment-likelihood", "critiqued"),
         *("iou", "confidence", "exact-answer", "rejected-claims", "self-retrieval", "degraded-pairs"),

@@ -99,4 +99,4 @@ def test_the_generator_of_videos_half_knows_what_is_wanted(wan: WanPipeline) -> 
     made = video.sample(wan, texts, steps=8, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
     for name in moving_oracle.DIMENSIONS:
         found = [getattr(moving_oracle.rate(*one), name) for one in zip(made, texts, strict=True)]
-        assert 0.1 <= sum(found) / len(found) <= 0.8
+        assert 0.1 <= sum(found) / len(found) <= 0.9
