@@ -95,8 +95,8 @@ def test_the_autoencoder_of_videos_keeps_what_they_show(wan: WanPipeline) -> Non
 
 
 def test_the_generator_of_videos_half_knows_what_is_wanted(wan: WanPipeline) -> None:
-    texts = [moving_captions.say(claim) for claim in moving_captions.captions("held-out")[::5][:24]]
+    texts = [moving_captions.say(claim) for claim in moving_captions.captions("held-out")]
     made = video.sample(wan, texts, steps=8, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
     for name in moving_oracle.DIMENSIONS:
         found = [getattr(moving_oracle.rate(*one), name) for one in zip(made, texts, strict=True)]
-        assert 0.1 <= sum(found) / len(found) <= 0.9
+        assert 0.3 <= sum(found) / len(found) <= 0.9
