@@ -87,11 +87,13 @@ def test_a_video_is_encoded_once_while_it_is_remembered(folder: Folder, monkeypa
     assert torch.equal(again, first.flip(0))
     made.encode(prompts, [videos[0] / 2, videos[0]], [(), ()])
     assert asked == [1, 1, 1]
+    made.encode(prompts[:1], [videos[0].bfloat16()], [()])  # rounded, so another video
+    assert len(asked) == 4
     monkeypatch.setattr(module, "_REMEMBERED", 0)  # then the oldest makes room
     made.encode(prompts, [videos[0] / 4, videos[1]], [(), ()])
-    assert len(asked) == 4
-    made.encode(prompts[:1], videos[:1], [()])
     assert len(asked) == 5
+    made.encode(prompts[:1], videos[:1], [()])
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize(

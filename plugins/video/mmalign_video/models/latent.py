@@ -12,7 +12,6 @@ diffusers is imported when a model is built, so that its options can be read wit
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from mmalign.data.cache import content
 from mmalign.errors import UserError
 from mmalign.processes.scoring import Encoded, Ends, Heads
 from mmalign.records import Media, Prompt
@@ -154,7 +154,7 @@ class LatentVideoReward:
 
     def _latents(self, medium: Media) -> Tensor:
         """`[1, ...]`: of one video. The latest are remembered: the VAE is frozen and takes longer than the blocks."""
-        key = medium if isinstance(medium, str | Path) else digest(medium)
+        key = medium if isinstance(medium, str | Path) else _digest(medium)
         if key not in self._remembered:
             if len(self._remembered) * prod(self.family.latent_shape) > _REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
@@ -224,8 +224,9 @@ class LatentVideoReward:
         return {name: weight for name, weight in self._first.named_parameters() if weight.requires_grad}
 
 
-def digest(medium: bytes | Tensor) -> str:
+def _digest(medium: bytes | Tensor) -> str:
     """What tells videos in memory apart."""
     if isinstance(medium, bytes):
-        return sha256(medium).hexdigest()
-    return sha256(medium.detach().cpu().contiguous().numpy().tobytes()).hexdigest() + str(tuple(medium.shape))
+        return content(medium)
+    plain = medium.detach().cpu().contiguous()
+    return content(plain.flatten().view(torch.uint8).numpy().tobytes()) + f" {plain.dtype} {tuple(plain.shape)}"
