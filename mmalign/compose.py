@@ -83,7 +83,7 @@ def choose(document: Document, plugins: Plugins) -> Chosen:
     complete_sampling(process, "evaluation.sampling", config.evaluation.sampling, faults)
     if model and data and objective and None not in rewards:
         faults += misfits(config, model, data, objective, rewards, process)
-        faults += rollout_faults(config, objective)
+        faults += rollout_faults(config, model, objective, process)
         faults += unmeasurable(config, model, objective, held_out, process)
         faults += guidance.misled(lead, leads, model, process) if lead and None not in leads else []
     if judge or config.evaluation.judge is None:

@@ -165,6 +165,9 @@ class Rollouts(Section):
     """Samples made and scored at a time."""
     history: int = Field(default=0, ge=0)
     """How many scores of each prompt are remembered beyond its buffer, for `ddpo`."""
+    shared_noise: bool = False
+    """Whether the samples of a prompt begin with the same noise and draw theirs at the same steps, of models that denoise: they
+    then differ by nothing but what is trained (DanceGRPO, arXiv:2505.07818; MixGRPO, arXiv:2507.21802)."""
 
 
 def _file_of_prompts(given: Any) -> Any:
@@ -338,8 +341,11 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield f"evaluation.{kind}", "nothing to score: add evaluation.prompts"
     if config.evaluation.guidance and config.evaluation.prompts is None:
         yield "evaluation.guidance", "nothing to lead: add evaluation.prompts"
-    if config.trainer.steps == 0 and config.evaluation.guidance is None:
-        yield "trainer.steps", "with 0 nothing happens: raise it, or let evaluation.guidance lead the samples"
+    if config.trainer.steps == 0 and config.evaluation.guidance is None and config.collect is None:
+        yield (
+            "trainer.steps",
+            "with 0 nothing happens: raise it, `collect`, or let evaluation.guidance lead the samples",
+        )
 
 
 def _left_out(data: Any, faults: Sequence[Fault]) -> bool:

@@ -268,9 +268,15 @@ class Rollouts:
     def _sampled(self) -> Rollout:
         prompts, size = self._repeated(), self.options.batch_size
         seeds = torch.randint(2**62, (len(prompts),), generator=self._rng).tolist()
-        starts = range(0, len(prompts), size)
-        policy = self._run.parts.policy
-        return Rollout.joined([policy.rollout(prompts[i : i + size], seeds[i : i + size]) for i in starts])
+        group, policy = self.options.samples_per_prompt, self._run.parts.policy
+        starts = [seeds[i - i % group] for i in range(len(seeds))]
+
+        def rollout(own: slice) -> Rollout:
+            shared = {"starts": starts[own]} if self.options.shared_noise else {}
+            made: Rollout = policy.rollout(prompts[own], seeds[own], **shared)
+            return made
+
+        return Rollout.joined([rollout(slice(i, i + size)) for i in range(0, len(prompts), size)])
 
     def _remembered(self, scores: Scores) -> list[list[float]]:
         """By sample the scores of its prompt until now, after these are added."""

@@ -34,8 +34,8 @@ def misfits(
             )
 
 
-def rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
-    """What does not fit between an objective and the buffers that it trains on."""
+def rollout_faults(config: Config, model: Choice, objective: Choice, process: Any) -> Iterator[Fault]:
+    """What does not fit between a model, an objective and the buffers that it trains on."""
     spec, name = objective.offer.spec, objective.offer.spec.name
     if spec.feed != "rollouts":
         if config.rollouts is not None:
@@ -48,6 +48,10 @@ def rollout_faults(config: Config, objective: Choice) -> Iterator[Fault]:
                 )
         return
     options = config.rollouts or Rollouts()
+    if options.shared_noise and "steps" not in process.offers:
+        yield "rollouts.shared_noise", f"model '{model.offer.spec.name}' begins with no noise: leave it out"
+    if options.shared_noise and options.samples_per_prompt == 1:
+        yield "rollouts.shared_noise", "one sample a prompt has none to share with: raise rollouts.samples_per_prompt"
     samples = options.prompts * options.samples_per_prompt
     if options.samples_per_prompt < spec.samples_per_prompt:
         least = spec.samples_per_prompt

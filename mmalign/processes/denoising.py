@@ -185,12 +185,13 @@ class DenoisingPolicy(SurrogatePolicy):
     # ---- rollouts
 
     @torch.no_grad()
-    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Rollout:
+    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], starts: Sequence[int] | None = None) -> Rollout:
         """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]` but the last, means over dimensions.
 
         `replay` finds the same while nothing trains. Raises UserError where no step draws noise.
+        starts: other seeds for the noise that the samples begin with and for the place of their window.
         """
-        x, noisy, noise = self._start(seeds)
+        x, noisy, noise = self._start(seeds, starts)
         counted = trained_steps(noisy)
         if not counted.any():
             raise UserError(
@@ -244,8 +245,14 @@ class DenoisingPolicy(SurrogatePolicy):
 
     # ---- inside
 
-    def _start(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Noise]:
-        """Pure noise, which steps of which sample draw more `[B, N]`, and where it comes from: a generator a sample."""
+    def _start(self, seeds: Sequence[int], starts: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Noise]:
+        """Pure noise, which steps of which sample draw more `[B, N]`, and where it comes from: a generator a sample.
+
+        starts: the first two are those of these seeds instead.
+        """
+        if starts is not None:
+            x, noisy, _ = self._start(starts)
+            return x, noisy, self._start(seeds)[2]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape, device = self.model.latent_shape, self.model.device
 

@@ -41,3 +41,22 @@ def test_pairs_need_an_even_number_of_samples(mmalign, tmp_path):
     assert refused.returncode == 2
     assert "rollouts.samples_per_prompt" in refused.stderr
     assert "multiple" in refused.stderr
+
+
+def test_samples_of_a_prompt_may_begin_with_the_same_noise(mmalign, tmp_path):
+    """Then they hardly differ where steps hardly draw noise, however they are batched, and so do their rewards."""
+    (tmp_path / "online.yaml").write_text(SMALL.format(folder=tmp_path / "runs", objective="grpo"))
+    spread = {}
+    for name, shared in (("shared", "true"), ("own", "false")):
+        given = [f"name={name}", f"rollouts.shared_noise={shared}", "sampling.eta=0.001", "rollouts.batch_size=1"]
+        done = mmalign("train", tmp_path / "online.yaml", *given, "rollouts.prompts=1", "rollouts.epochs=1")
+        assert done.returncode == 0, done.stderr
+        spread[name] = [row["reward/std"] for row in rows(tmp_path / "runs" / name / "metrics.jsonl")]
+    assert all(one < 0.2 * other for one, other in zip(spread["shared"], spread["own"], strict=True))
+
+
+def test_one_sample_shares_no_noise(mmalign, tmp_path):
+    (tmp_path / "online.yaml").write_text(SMALL.format(folder=tmp_path / "runs", objective="ddpo"))
+    refused = mmalign("train", tmp_path / "online.yaml", "rollouts.shared_noise=true", "rollouts.samples_per_prompt=1")
+    assert refused.returncode == 2
+    assert "rollouts.shared_noise: one sample a prompt has none to share with" in refused.stderr

@@ -106,6 +106,7 @@ FAULTS = {
     "nothing to divide by": ({"objective": "remax"}, ["rollouts.samples_per_prompt=1"], "a group of one sample"),
     "a negative weight": ({}, ["objective.beta=-0.1"], "must be at least 0"),
     "no length": ({"objective": "dr-grpo"}, [], "objective.length: missing"),
+    "no noise": ({}, ["rollouts.shared_noise=true"], "model 'vlm' begins with no noise"),
     "no buffer": ({}, ["rollouts.prompts=0"], "rollouts.prompts: must be at least 1"),
 }
 

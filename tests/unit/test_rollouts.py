@@ -137,6 +137,21 @@ def test_windows_lie_anywhere_and_steps_outside_draw_nothing(monkeypatch):
     assert all(unit["latents"].shape == (3, *SHAPE) for unit in rollout.units)
 
 
+@ways
+@pytest.mark.parametrize("window", [None, 2])
+def test_samples_that_share_their_noise_differ_by_what_their_steps_draw(path, kind, eta, window):
+    made = policy(path, kind, eta, window=window)
+    rollout = made.rollout(prompts(1) * 3, SEEDS[:3], starts=[SEEDS[0]] * 3)
+    first, *others = rollout.units
+    for other in others:
+        assert other["steps"].equal(first["steps"])
+        assert other["latents"][0].equal(first["latents"][0])
+        assert not other["latents"][1].allclose(first["latents"][1], atol=1e-3)
+    alone = made.rollout(prompts(1), SEEDS[:1])
+    assert_close(first["latents"], alone.units[0]["latents"])  # the first is as if nobody shared
+    assert_close(made.replay(rollout).values, rollout.log_probs.values, rtol=0, atol=1e-9)
+
+
 def test_a_window_of_all_steps_is_no_window():
     """But for the numbers that place it, which there is only one way to do."""
     whole = policy("flow", eta=0.7, window=STEPS - 1).rollout(prompts(2), SEEDS[:2])
