@@ -50,6 +50,10 @@ class Weights(ABC):
         """The weights that train, by name."""
         return {name: weight for name, weight in self.base.named_parameters() if name in self._names}
 
+    def versions(self) -> tuple[int, ...]:
+        """How often each trainable weight was written to; the same again only while none has changed."""
+        return tuple(weight._version for weight in self.trainable().values())
+
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights, detached."""
         return {name: weight.detach() for name, weight in self.trainable().items()}
