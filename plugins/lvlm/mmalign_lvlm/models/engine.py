@@ -74,7 +74,7 @@ class Engine:
         self._never = {one: float("-inf") for one in never}
         self._arguments = {"dtype": dtype, "gpu_memory_utilization": options.memory}
         self._llm: Any = None
-        self._untouched = self._held = weights.versions()
+        self._untouched = self._held = weights.fingerprint()
         self._pushes = 0
         self._folder = TemporaryDirectory(prefix="mmalign-vllm-")
         # vLLM reads these when it is imported: to take weights as they are it must not be a process of its own, and its log
@@ -175,7 +175,7 @@ class Engine:
 
     def _following(self, base: Any, untouched: bool) -> Any:
         """The adapter to draw with, or None. From here on vLLM's weights are those of `base`."""
-        now = self._untouched if untouched else self.weights.versions()
+        now = self._untouched if untouched else self.weights.fingerprint()
         if self.adapter is not None:
             return None if now == self._untouched else self._pushed(now)
         if now != self._held:
