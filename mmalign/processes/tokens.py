@@ -6,6 +6,7 @@ a token of the response, its end included; prompts, placeholders of pictures and
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -64,7 +65,10 @@ class TokensModel(Adapter, Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt], choose: Choose, max_new_tokens: int) -> Sequence[Ids]:
-        """One response a prompt, the end included where it was said; `choose` picks every token."""
+        """One response a prompt, the end included where it was said; `choose` picks every token.
+
+        What draws by itself, as vLLM does, takes seeds and sampling of a `Draws` and calls it for no token.
+        """
         ...
 
     def decode(self, responses: Sequence[Ids]) -> list[str]:
@@ -92,6 +96,28 @@ class Sampling:
     top_k: NonNegativeInt = 0
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Chooses every token as `sampling` says, by random numbers of each response's own seed (`Choose`).
+
+    They come from generators on the CPU, so that they are the same on every device.
+    """
+
+    seeds: Sequence[int]
+    sampling: Sampling
+
+    def __call__(self, logits: Tensor, step: int) -> Tensor:
+        """`[B]` from `[B, V]`."""
+        how = self.sampling
+        return choose(logits, self._uniform[:, step].to(logits.device), how.temperature, how.top_p, how.top_k)
+
+    @cached_property
+    def _uniform(self) -> Tensor:
+        """One number a response and token, `[B, max_new_tokens]`."""
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        return torch.stack([torch.rand(self.sampling.max_new_tokens, generator=one) for one in generators])
+
+
 _CRITIC = "critic."
 """What the critic's weights begin with among those of a policy."""
 
@@ -101,8 +127,6 @@ _Sampling = Sampling
 
 class TokensPolicy(AdapterPolicy[TokensModel]):
     """A language model as objectives see it.
-
-    Random numbers come from generators on the CPU, one a sample, so that they are the same on every device.
 
     gradient_checkpointing: the backward pass computes each layer again, to keep less until then. Logits are always
         made piece by piece and again.
@@ -148,9 +172,10 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
     def mixed(self, prompts: Sequence[Prompt], seeds: Sequence[int], share: float) -> Samples:
         """One response a prompt, each token drawn from r^c p^(1-c) / Z, between the reference (r) and the policy (p).
 
-        share: c; at 0 they are those of `sample`. The reference reads everything again for every token.
+        share: c; at 0 they are those of `sample`, where no engine draws these. The reference reads everything again for
+            every token.
         """
-        pick, said = self._picker(seeds, self.sampling), [list[int]() for _ in prompts]
+        pick, said = Draws(seeds, self.sampling), [list[int]() for _ in prompts]
         ends = [ids[-1] for ids in self.model.tokenize(prompts, [""] * len(prompts))]
 
         def between(logits: Tensor, step: int) -> Tensor:
@@ -300,17 +325,7 @@ class TokensPolicy(AdapterPolicy[TokensModel]):
 
     def _generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], options: _Sampling) -> Sequence[Ids]:
         with evaluating(self.network):
-            return self.model.generate(prompts, self._picker(seeds, options), options.max_new_tokens)
-
-    def _picker(self, seeds: Sequence[int], options: _Sampling) -> Choose:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniform = torch.stack([torch.rand(options.max_new_tokens, generator=one) for one in generators])
-        uniform = uniform.to(self.model.device)
-
-        def pick(logits: Tensor, step: int) -> Tensor:
-            return choose(logits, uniform[:, step], options.temperature, options.top_p, options.top_k)
-
-        return pick
+            return self.model.generate(prompts, Draws(seeds, options), options.max_new_tokens)
 
     def _samples(self, prompts: Sequence[Prompt], seeds: Sequence[int], units: Sequence[Ids]) -> Samples:
         return Samples(prompts, self.model.decode(units), seeds)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,19 @@ _SHOWN = 60
 def writes_prompts(processor: Any) -> bool:
     """Whether a processor writes prompts without a chat template and takes their answers as `suffix`, as PaliGemma's does."""
     return callable(processor) and "suffix" in inspect.signature(processor).parameters
+
+
+@dataclass(frozen=True)
+class Told:
+    """A prompt, cut where it was too long, and what the processor makes of it."""
+
+    prompt: Prompt
+    row: rows.Row
+
+    @property
+    def length(self) -> int:
+        """How many tokens it takes."""
+        return self.row["input_ids"].shape[1]
 
 
 class Dialogue:
@@ -61,9 +74,19 @@ class Dialogue:
         tokens = [getattr(self.processor, f"{kind}_token") for kind in kinds]
         return {**found, **{token: vocabulary[token] for token in tokens if token in vocabulary}}
 
-    def asked(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    def told(self, prompts: Sequence[Prompt], needed: int = 1) -> list[Told]:
+        """Each prompt on its own, so that none changes another. The sides of a pair share one, which is made once.
+
+        Raises UserError where a row has no room for an answer of `needed` tokens.
+        """
+        made = {id(prompt): self._fitting(prompt) for prompt in {id(one): one for one in prompts}.values()}
+        for told in made.values():
+            self._check_room(told, needed)
+        return [made[id(prompt)] for prompt in prompts]
+
+    def asked(self, prompts: Sequence[Prompt], needed: int = 1) -> dict[str, Tensor]:
         """Prompts up to where the answer begins, padded on the left: ids, attention mask, pixels and what else there is."""
-        return rows.joined(self._each(prompts), self.pad, left=True)
+        return rows.joined([told.row for told in self.told(prompts, needed)], self.pad, left=True)
 
     def tokenize(self, prompt: Prompt, text: str) -> list[int]:
         """The ids of an answer as the template writes it, and of its end."""
@@ -95,36 +118,18 @@ class Dialogue:
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
         """Prompts and answers in one row each, padded on the right. Too long an answer is cut at its end."""
-        asked = self._each(prompts)
-        told = [row["input_ids"].shape[1] for row in asked]
-        said = [
-            response[: self.room(prompt, row["input_ids"], length)]
-            for prompt, row, length, response in zip(prompts, asked, told, responses, strict=True)
-        ]
+        asked = self.told(prompts)
+        rooms = [None if self.limit is None else self.limit - told.length for told in asked]
+        said = [response[:room] for room, response in zip(rooms, responses, strict=True)]
         types = int(writes_prompts(self.processor))
         pairs = zip(asked, said, strict=True)
-        inputs = rows.joined([rows.followed(row, one, types) for row, one in pairs], self.pad)
+        inputs = rows.joined([rows.followed(told.row, one, types) for told, one in pairs], self.pad)
         # From lengths and not from ids, for the padding may be the very token that ends an answer.
-        ends = torch.tensor([length + len(one) for length, one in zip(told, said, strict=True)])
+        begins = torch.tensor([told.length for told in asked])
+        ends = begins + torch.tensor([len(one) for one in said])
         places = torch.arange(inputs["input_ids"].shape[1])
-        mask = (places >= torch.tensor(told)[:, None]) & (places < ends[:, None])
+        mask = (places >= begins[:, None]) & (places < ends[:, None])
         return Encoded(inputs, inputs["input_ids"], mask.long())
-
-    def room(self, prompt: Prompt, ids: Tensor, length: int, needed: int = 1) -> int | None:
-        """How many tokens an answer to a prompt of `length` tokens may have; None is any number.
-
-        Raises UserError when there is no room for `needed`.
-        """
-        if self.limit is None:
-            return None
-        if length + needed > self.limit:
-            shown = int((ids == self.placeholder).sum())
-            raise UserError(
-                f"prompt '{prompt.text[:_SHOWN]}' takes {length} tokens, {shown} of them for pictures, and its answer "
-                f"needs {needed} more, but a row holds {self.limit}: set model.max_length to at least "
-                f"{length + needed} if the model can, lower sampling.max_new_tokens, or leave the row out"
-            )
-        return self.limit - length
 
     def until_end(self, ids: list[int]) -> list[int]:
         """What was said up to the first end, that included."""
@@ -136,31 +141,42 @@ class Dialogue:
         texts = (self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in responses)
         return [text.strip() for text in texts]
 
+    def unexpanded(self, prompt: Prompt) -> tuple[list[int], dict[str, Any]]:
+        """What the processor is given: ids with one placeholder a picture, and pictures and videos as its arguments."""
+        text = self._rendered(prompt)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=self._begins(text))["input_ids"]
+        return ids, self._media(prompt)
+
     # ---- inside
 
-    def _each(self, prompts: Sequence[Prompt]) -> list[rows.Row]:
-        """Each prompt on its own, so that none changes another. The sides of a pair share one, which is made once."""
-        made = {id(prompt): self._fitting(prompt) for prompt in {id(one): one for one in prompts}.values()}
-        return [made[id(prompt)] for prompt in prompts]
-
-    def _fitting(self, prompt: Prompt) -> rows.Row:
-        """The row of a prompt. Too long a one loses the words that were said first, never a token of the template."""
-        row = self._row(prompt)
+    def _fitting(self, prompt: Prompt) -> Told:
+        """A prompt as it is told. Too long a one loses the words that were said first, never a token of the template."""
+        fitting = Told(prompt, self._row(prompt))
         if self.longest_prompt is None:
-            return row
-        needed, turns = row["input_ids"].shape[1], list(prompt.turns)
-        while (over := row["input_ids"].shape[1] - self.longest_prompt) > 0:
+            return fitting
+        needed, turns = fitting.length, list(prompt.turns)
+        while (over := fitting.length - self.longest_prompt) > 0:
             first = next((i for i, turn in enumerate(turns) if turn.text), None)
             if first is None:
-                shown = int((row["input_ids"] == self.placeholder).sum())
+                shown = int((fitting.row["input_ids"] == self.placeholder).sum())
                 raise UserError(
                     f"prompt '{prompt.text[:_SHOWN]}' takes {needed} tokens, {shown} of them for pictures, which are "
-                    f"never cut, and {row['input_ids'].shape[1]} without a word, but model.max_prompt_length is "
+                    f"never cut, and {fitting.length} without a word, but model.max_prompt_length is "
                     f"{self.longest_prompt}: set it to more than that"
                 )
             turns[first] = replace(turns[first], text=self._without(turns[first].text, over))
-            row = self._row(replace(prompt, text=turns[-1].text, history=turns[:-1]))
-        return row
+            cut = replace(prompt, text=turns[-1].text, history=turns[:-1])
+            fitting = Told(cut, self._row(cut))
+        return fitting
+
+    def _check_room(self, told: Told, needed: int) -> None:
+        if self.limit is not None and told.length + needed > self.limit:
+            shown = int((told.row["input_ids"] == self.placeholder).sum())
+            raise UserError(
+                f"prompt '{told.prompt.text[:_SHOWN]}' takes {told.length} tokens, {shown} of them for pictures, and its "
+                f"answer needs {needed} more, but a row holds {self.limit}: set model.max_length to at least "
+                f"{told.length + needed} if the model can, lower sampling.max_new_tokens, or leave the row out"
+            )
 
     def _without(self, text: str, count: int) -> str:
         """A text less its first `count` tokens, or less all."""
@@ -171,12 +187,11 @@ class Dialogue:
 
     def _row(self, prompt: Prompt) -> rows.Row:
         """What the processor makes of one prompt."""
-        text, bos = self._rendered(prompt), self.tokenizer.bos_token
+        text = self._rendered(prompt)
         try:
             batch = self.processor(
                 text=[text],
-                # Some templates write the token that begins a text, others leave it to the tokenizer.
-                add_special_tokens=not (bos and text.startswith(bos)),
+                add_special_tokens=self._begins(text),
                 return_tensors="pt",
                 **self._media(prompt),
             )
@@ -187,6 +202,11 @@ class Dialogue:
             ) from None
         # No answer is part of it, so that there is nothing to label.
         return {name: value for name, value in batch.items() if name != "labels"}
+
+    def _begins(self, text: str) -> bool:
+        """Whether the tokenizer is to begin a text: some templates write the token that does, others leave it to it."""
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
 
     def _media(self, prompt: Prompt) -> dict[str, Any]:
         """Pictures and videos as arguments of a processor; frames are pictures to one that has no videos."""

@@ -15,8 +15,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
-from mmalign.processes.tokens import Choose, Encoded, Ids
+from mmalign.processes.tokens import Choose, Draws, Encoded, Ids
 from mmalign.records import Prompt
+from mmalign_lvlm.models.engine import Engine, Vllm, check
 from mmalign_lvlm.models.lora import Lora
 
 _LORA = Lora()
@@ -51,6 +52,9 @@ class VisionLanguageModel:
         answers are cut and then have no end; a prompt that leaves no room is an error.
     max_prompt_length: the most tokens that a prompt may have; longer ones lose the words that were said first, never a
         token of a picture or of the chat template. None never cuts a prompt.
+    vllm: lets vLLM draw the answers. They are other ones than transformers draws from the same seeds, of the same
+        distribution, but that top_p counts among the tokens that top_k leaves. Where every token takes a look at the
+        reference too, as the opponents of Nash-MD do, transformers still generates. None is without vLLM.
     """
 
     def __init__(
@@ -61,7 +65,10 @@ class VisionLanguageModel:
         adapter: Lora | None = _LORA,
         max_length: PositiveInt | None = None,
         max_prompt_length: PositiveInt | None = None,
+        vllm: Vllm | None = None,
     ):
+        if vllm is not None:
+            check(adapter)
         from mmalign_lvlm.models.dialogue import Dialogue
         from mmalign_lvlm.models.loading import load
         from mmalign_lvlm.models.weights import weights_of
@@ -77,6 +84,9 @@ class VisionLanguageModel:
         self.weights = weights_of(self.base, adapter, frozen)
         self.network: nn.Module = LastHidden(self.base)
         self._matched: set[str] = set()
+        self._untouched = False
+        drawn = (path, dtype, adapter, self.dialogue, self.weights, self._unsayable())
+        self.engine = Engine(vllm, *drawn) if vllm is not None else None
 
     @property
     def device(self) -> torch.device:
@@ -125,29 +135,16 @@ class VisionLanguageModel:
 
     def generate(self, prompts: Sequence[Prompt], choose: Choose, max_new_tokens: int) -> list[list[int]]:
         """One answer a prompt. Placeholders of pictures are never said."""
-        from transformers import GenerationConfig, LogitsProcessorList
+        from mmalign_lvlm.models.generation import generated
 
-        asked = self._placed(self.dialogue.asked(prompts))
-        start = asked["input_ids"].shape[1]
-        for prompt, ids, mask in zip(prompts, asked["input_ids"], asked["attention_mask"], strict=True):
-            self.dialogue.room(prompt, ids, int(mask.sum()), max_new_tokens)
-        # Neutral wherever the model's own generation config could say more: `choose` alone decides.
-        plain = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            min_length=0,
-            eos_token_id=self.dialogue.ends,
-            pad_token_id=self.dialogue.pad,
-        )
-        picker = LogitsProcessorList([_Picker(choose, start, self._unsayable())])
-        whole = self.base.generate(**asked, generation_config=plain, logits_processor=picker)
-        return [self.dialogue.until_end(ids) for ids in whole[:, start:].tolist()]
+        ends, pad = self.dialogue.ends, self.dialogue.pad
+        if self.engine is not None and isinstance(choose, Draws):
+            told = self.dialogue.told(prompts, max_new_tokens)
+            said = self.engine.generate(told, choose, self.base, self._untouched)
+        else:
+            asked = self._placed(self.dialogue.asked(prompts, max_new_tokens))
+            said = generated(self.base, asked, choose, max_new_tokens, ends, pad, self._unsayable())
+        return [self.dialogue.until_end(ids) for ids in said]
 
     def decode(self, responses: Sequence[Ids]) -> list[str]:
         """The texts of answers."""
@@ -167,14 +164,15 @@ class VisionLanguageModel:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within it the model answers as if it was untouched."""
-        base, network = self.base, self.network
+        usual = self.base, self.network, self._untouched
         with self.weights.reference() as frozen:
+            self._untouched = True
             if frozen is not None:
                 self.base, self.network = frozen, LastHidden(frozen)
             try:
                 yield
             finally:
-                self.base, self.network = base, network
+                self.base, self.network, self._untouched = usual
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights only."""
@@ -200,11 +198,11 @@ class VisionLanguageModel:
             raise UserError(f"model {self.name} knows no token that ends an answer: set eos_token in its tokenizer")
         return found
 
-    def _unsayable(self) -> Tensor:
+    def _unsayable(self) -> list[int]:
         """Ids that are no answer. A placeholder may lie beyond the words that the head knows."""
         words = self.base.get_output_embeddings().weight.shape[0]
         ids = {*self.dialogue.placeholders.values(), *({self.dialogue.pad} - set(self.dialogue.ends))}
-        return torch.tensor(sorted(one for one in ids if one < words), device=self.device)
+        return sorted(one for one in ids if one < words)
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On the model's device, pixels in the model's precision, and checked once that pictures and videos fit."""
@@ -232,17 +230,3 @@ class VisionLanguageModel:
                 "features: patch_size, vision_feature_select_strategy, num_additional_image_tokens or what else the "
                 "processor counts by in processor_config.json must fit the model's config.json"
             )
-
-
-class _Picker:
-    """Makes `generate`, which takes the likeliest token, take the one that `choose` says."""
-
-    def __init__(self, choose: Choose, start: int, never: Tensor):
-        self.choose = choose
-        self.start = start
-        self.never = never
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """scores: `[B, V]`. input_ids: the prompt and what was said."""
-        chosen = self.choose(scores.index_fill(1, self.never, -torch.inf), input_ids.shape[1] - self.start)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)

@@ -50,6 +50,11 @@ class Weights(ABC):
         """The weights that train, by name."""
         return {name: weight for name, weight in self.base.named_parameters() if name in self._names}
 
+    def fingerprint(self) -> tuple[int, ...]:
+        """The sum of the bits of each trainable weight, which any update changes. Versions of tensors miss fused ones."""
+        bits = [weight.detach().view(torch.int32) for weight in self.trainable().values()]
+        return tuple(torch.stack([one.sum() for one in bits]).tolist())
+
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights, detached."""
         return {name: weight.detach() for name, weight in self.trainable().items()}
