@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mmalign import UserError, plugins
+from mmalign import UserError, options, plugins
 from mmalign.builtin import held_out
 from mmalign.builtin.files import read_rows
+from mmalign.builtin.parts import mmalign_objectives
 from mmalign.maths.agreement import accuracy, recalls, tie_calibrated_accuracy
 from mmalign.objectives import bradley_terry, btt, reward_regression, segment_classification
 from mmalign.objectives.labels import by_head, class_indices
@@ -58,6 +59,23 @@ def test_golden_numbers_of_bradley_terry(strength, margin, scaled):
     assert bt(0.8, by=strength, margin=1.0, strength="margin") == pytest.approx(margin, abs=1e-6)
     assert bt(0.8, by=strength, strength="scale") == pytest.approx(scaled, abs=1e-6)
     assert bt(0.8, margin=float(strength)) == pytest.approx(margin, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wrong"),
+    [
+        ({"strength": "margin"}, True),
+        ({"strength": "margin", "margin": 0}, True),
+        ({"strength": "margin", "margin": 1}, False),
+        ({"strength": "scale"}, False),
+        ({}, False),
+    ],
+)
+def test_a_strength_that_multiplies_no_margin_is_refused(chosen, wrong):
+    (spec,) = (spec for spec in mmalign_objectives() if spec.name == "bradley-terry")
+    told = options.check(spec, chosen)
+    assert [key for key, _ in told] == ["strength"] * wrong
+    assert all("`margin`, which is 0" in sentence and "leave strength out" in sentence for _, sentence in told)
 
 
 @settings(deadline=None)
