@@ -245,6 +245,12 @@ def test_the_weights_of_tis_are_bounded_and_turned_round_for_losers():
     assert_close(tis_dpo.weights(c, 3.0, -0.5, 1.5), 3 * torch.stack([winners, losers]))
 
 
+def test_bounds_the_wrong_way_round_are_refused():
+    with pytest.raises(UserError, match=r"'tis-dpo': lowest: 2 is above `highest`, 1\.5, .* exchange them"):
+        bound("tis-dpo", lowest=2)
+    bound("tis-dpo", lowest=1.5)
+
+
 @pytest.mark.parametrize("name", ["tis-dpo", "t-reg"])
 def test_where_both_prompts_are_the_same_this_is_dpo(name):
     made = tokens()
