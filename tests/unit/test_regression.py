@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mmalign import options, plugins
+from mmalign import UserError, options, plugins
 from mmalign.objectives import dpo, flow_rwr, paired, rwr, sft, spin, superhf
 from mmalign.parts import Parts
 from mmalign.records import Prompt
@@ -107,6 +107,15 @@ def test_scores_and_rivals_come_from_the_rows_or_the_batch(process):
     told = rwr.terms(parts, {**batch, "rivals": [[0.5, 1.0], [-1.0], [2.0, 3.0]]}, rng())["rivals"]
     assert_close(told, doubles(0.5, 1.0, -1.0, -math.inf, 2.0, 3.0).view(3, 2))
     assert_close(found["log_probs"], sft.terms(parts, batch, rng())["log_probs"])
+
+
+@pytest.mark.parametrize(("name", "process"), [("rwr", "tokens"), ("rwr", "denoising"), ("nft", "denoising")])
+def test_a_row_alone_needs_rivals(name, process):
+    parts, batch = made(process)
+    alone = {column: rows[:1] for column, rows in batch.items()}
+    with pytest.raises(UserError, match=r"a row without `rivals` .* set trainer\.batch_size to 2"):
+        bound(name).terms(parts, alone, rng())
+    bound(name).terms(parts, {**alone, "rivals": [[0.5, 1.0]]}, rng())
 
 
 # ---- SuperHF
