@@ -131,7 +131,7 @@ def test_pairs_know_how_consistent_their_prompts_ranking_was(tmp_path):
     run, options = run_in(tmp_path), Collect(samples_per_prompt=4, consistency="length")
     (worth,) = run.parts.reward.rewards
     run.parts.reward = WeightedReward([worth, CheckedReward("length", length)], [1.0, 0.0])
-    policy, pairs = run.parts.policy, collect(run, options)
+    policy, pairs = run.parts.policy, collect(run, options, run.parts.data)
     drawn = policy.sample([Prompt("ab")] * 4 + [Prompt("c")] * 4, range(8))
     scores = run.parts.reward(drawn)
     for i in range(2):
@@ -142,7 +142,8 @@ def test_pairs_know_how_consistent_their_prompts_ranking_was(tmp_path):
     found = cream.terms(Parts(policy, None, []), batch, toy.rng())
     assert found["consistency"].tolist() == batch["consistency"]
     (tmp_path / "plain").mkdir()
-    assert "consistency" not in collect(run_in(tmp_path / "plain"), Collect(samples_per_prompt=4))[0]
+    run = run_in(tmp_path / "plain")
+    assert "consistency" not in collect(run, Collect(samples_per_prompt=4), run.parts.data)[0]
 
 
 CONFIG = """
