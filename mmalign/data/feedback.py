@@ -1,6 +1,6 @@
 """Read what was said of samples: preferences with ties and strength, ratings, labels of segments.
 
-    prompt, chosen, rejected [, tie]       a preference: the first is better, or with `tie` neither is
+    prompt, chosen, rejected [, tie]       a preference: the first is better; with `tie`, or `scores` that are equal, neither is
     prompt, first, second, preference      the same: first, second or tie
     prompt, first, second, preferences     {dimension: first, second, tie or null}
     prompt, sample, rating or ratings      a number, or {dimension: number or null}
@@ -12,11 +12,12 @@ at once, before any picture is read.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.cells import narrowed, tied
 from mmalign.data.presets import Preset
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import medium, pictures, table
@@ -87,6 +88,10 @@ class TextPreferences(TextPairs):
         _check_sides(row["chosen"], row["rejected"], judged, index)
         return {"prompt": row["prompt"], "first": row["chosen"], "second": row["rejected"], **judged}
 
+    def _decided(self) -> Sequence[int]:
+        """All rows: a tie is told here."""
+        return self._rows
+
     def _read(self, row: Mapping[str, Any]) -> Row:
         first, second = self._sides
         return text_pair({**row, "chosen": row[first], "rejected": row[second]}, self._folder)
@@ -153,7 +158,7 @@ def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     said: Any = row.get("preferences")
     if said is None:
-        said = {EVERY: row["preference"] if "preference" in row else "tie" if row.get("tie") else "first"}
+        said = {EVERY: row["preference"] if "preference" in row else "tie" if row.get("tie") or tied(row) else "first"}
     found = {name: _preference(value) for name, value in said.items() if value is not None}
     if not found:
         raise UserError("nothing is preferred: label a dimension first, second or tie")
@@ -227,12 +232,10 @@ def _numbers(said: Any, what: str) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _checked(path: str, rows: Any, columns: Iterable[str], read: Any) -> list[Any]:
+def _checked(path: str, rows: Any, columns: Collection[str], read: Any) -> list[Any]:
     """What `read` makes of the label columns of each row; media are not touched. A wrong one is named by its row."""
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns([name for name in rows.column_names if name in set(columns)])
     found = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(narrowed(rows, columns), start=1):
         try:
             found.append(read(row))
         except UserError as error:
