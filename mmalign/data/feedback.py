@@ -17,7 +17,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.cells import narrowed, tied
+from mmalign.data.cells import named, narrowed, tied
 from mmalign.data.presets import Preset
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import medium, pictures, table
@@ -62,7 +62,8 @@ class Preferences:
             raise BadRow(f"row {index + 1}: the {'first' if sides[0] is None else 'second'} side names no file")
         first, second = (medium(side, self._folder) for side in sides)
         judged = self._judged[index]
-        _check_sides(first, second, judged, index)
+        with named(f"row {index + 1}"):
+            check_sides(first, second, judged)
         asked = row["prompt" if self._preset is None else self._preset.prompt]
         return {"prompt": Prompt(asked, images=pictures(row, self._folder)), "first": first, "second": second, **judged}
 
@@ -85,7 +86,8 @@ class TextPreferences(TextPairs):
 
     def __getitem__(self, index: int) -> Row:
         row, judged = super().__getitem__(index), self._judged[index]
-        _check_sides(row["chosen"], row["rejected"], judged, index)
+        with named(f"row {index + 1}"):
+            check_sides(row["chosen"], row["rejected"], judged)
         return {"prompt": row["prompt"], "first": row["chosen"], "second": row["rejected"], **judged}
 
     def _decided(self) -> Sequence[int]:
@@ -170,6 +172,24 @@ def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("a strength is how much better the better one is, so it is 0 or more")
     annotator = row.get("annotator")
     return {"preferences": found, "strengths": strengths, "annotator": "" if annotator is None else str(annotator)}
+
+
+def sides(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns that hold the two sides. Raises UserError where there are none, or nothing says which is better."""
+    known = set(row)
+    if {"first", "second"} <= known:
+        if not {"preference", "preferences"} & known:
+            raise UserError("which is better? Add a column preference or preferences")
+        return "first", "second"
+    if {"chosen", "rejected"} <= known:
+        return "chosen", "rejected"
+    raise UserError(f"needs the columns chosen, rejected or first, second; it has {', '.join(sorted(known))}")
+
+
+def check_sides(first: Any, second: Any, judged: Mapping[str, Any]) -> None:
+    """Raise UserError where one of two sides is preferred and both are the same."""
+    if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
+        raise UserError("both sides are the same, so neither is better: call it a tie, or leave it out")
 
 
 def ratings(row: Mapping[str, Any]) -> dict[str, float]:
@@ -264,23 +284,12 @@ def _labelled(path: str, rows: Any, name: str, preset: Preset) -> tuple[list[Any
 
 
 def _sides(path: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    known = set(rows[0]) if len(rows) else {"first", "second"}
-    if {"first", "second"} <= known:
-        if not {"preference", "preferences"} & known and len(rows):
-            raise UserError(f"{path}: which is better? Add a column preference or preferences")
-        return "first", "second"
-    if {"chosen", "rejected"} <= known:
-        return "chosen", "rejected"
-    raise UserError(f"{path}: needs the columns chosen, rejected or first, second; it has {', '.join(sorted(known))}")
+    try:
+        return sides(rows[0]) if len(rows) else ("first", "second")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _some_decided(path: str, judged: Sequence[Mapping[str, Any]]) -> None:
     if judged and not any(value for one in judged for value in one["preferences"].values()):
         raise UserError(f"{path}: every pair is a tie, so nothing can be learned from them")
-
-
-def _check_sides(first: Any, second: Any, judged: Mapping[str, Any], index: int) -> None:
-    if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
-        raise UserError(
-            f"row {index + 1}: both sides are the same, so neither is better: call it a tie, or leave it out"
-        )

@@ -69,7 +69,7 @@ class _Texts:
         return row
 
     def _read(self, row: Message) -> Row:
-        return {"prompt": _prompt(row.get("prompt"), row, self._folder)}
+        return text_prompt(row, self._folder)
 
 
 class TextPrompts(_Texts):
@@ -132,15 +132,25 @@ class TextSamples(_Texts):
     layouts = (frozenset({"prompt", "completion"}), frozenset({"messages"}))
 
     def _read(self, row: Message) -> Row:
-        if row.get("messages") is not None:
-            messages = _messages(row["messages"], "user")
-            asked: Any = messages[:-1]
-            said: Any = messages[-1:]
-        else:
-            asked, said = row.get("prompt"), row.get("completion")
-            if said is None:
-                raise UserError("no completion")
-        return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
+        return text_sample(row, self._folder)
+
+
+def text_prompt(row: Message, folder: Path) -> Row:
+    """A prompt in TRL's columns. Raises UserError that says what is wrong with it."""
+    return {"prompt": _prompt(row.get("prompt"), row, folder)}
+
+
+def text_sample(row: Message, folder: Path) -> Row:
+    """A demonstration in TRL's columns. Raises UserError that says what is wrong with it."""
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"], "user")
+        asked: Any = messages[:-1]
+        said: Any = messages[-1:]
+    else:
+        asked, said = row.get("prompt"), row.get("completion")
+        if said is None:
+            raise UserError("no completion")
+    return {"prompt": _prompt(asked, row, folder), "sample": _answer(_messages(said, "assistant"))}
 
 
 def text_pair(row: Message, folder: Path) -> Row:
