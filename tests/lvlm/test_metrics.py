@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmalign import plugins
@@ -167,7 +167,6 @@ PICTURES = {
 }
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["random", "popular", "adversarial"]), st.integers(0, 100))
 def test_questions_are_half_about_what_is_there(split, seed):
     made = list(pope.questions(PICTURES, split, seed=seed))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -39,7 +39,6 @@ def test_golden_number_of_consistency():
     assert (found + 1) / 2 == pytest.approx(0.9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=0, max_size=6))
 def test_rankings_agree_with_themselves_and_are_the_reverse_of_their_negative(values):
     scores, ties = doubles(*values), len(set(values)) < len(values)
@@ -54,7 +53,6 @@ def loss(a, b, c, beta=0.1):
     return cream.loss(doubles(a), doubles(b), doubles(c), beta=beta).values.item()
 
 
-@settings(deadline=None)
 @given(RATIO, RATIO, st.floats(0, 1))
 def test_trust_is_between_dpo_and_its_reverse(a, b, c):
     forward, backward = (

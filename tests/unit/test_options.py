@@ -257,7 +257,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(VALUES)
 def test_completing_is_idempotent_and_builds_the_same(values):
     once = options.complete(spec(Rich), values)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -75,7 +75,6 @@ def test_golden_numbers_of_clipping():
     assert clipped(log_ratios, -1.0)[2].item() == pytest.approx(1.8221188, abs=1e-7)
 
 
-@settings(deadline=None)
 @given(st.floats(-2, 2), st.sampled_from([-1.5, 1.0]))
 def test_the_gradient_is_nothing_where_a_step_would_better_what_is_clipped_and_nowhere_else(log_ratio, advantage):
     x = doubles(log_ratio).requires_grad_()

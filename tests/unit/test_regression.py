@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -57,7 +57,6 @@ def test_golden_weights_of_rwr(temperature, expected):
     assert_close(found / 3, doubles(*expected), atol=1e-7, rtol=0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=6), st.floats(-50, 50), st.floats(0.1, 50))
 def test_softmax_weights_are_one_on_average_and_do_not_see_a_constant(scores, constant, temperature):
     r = doubles(*scores)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -78,7 +78,6 @@ def test_a_strength_that_multiplies_no_margin_is_refused(chosen, wrong):
     assert all("`margin`, which is 0" in sentence and "leave strength out" in sentence for _, sentence in told)
 
 
-@settings(deadline=None)
 @given(GAP, GAP)
 def test_bradley_terry_sees_differences_alone_and_both_sides_alike(gap, shift):
     assert bt(gap) == pytest.approx(bt(gap, shift=shift))
@@ -94,7 +93,6 @@ def test_golden_numbers_of_ties():
     assert [math.exp(-ties(0.0, p)) for p in (1.0, -1.0, 0.0)] == pytest.approx([1 / 6, 1 / 6, 2 / 3])
 
 
-@settings(deadline=None)
 @given(GAP, st.floats(1.001, 50))
 def test_probabilities_with_ties_add_up_and_are_symmetric(gap, theta):
     first, second, tie = (math.exp(-ties(gap, preference, theta)) for preference in (1.0, -1.0, 0.0))
@@ -168,7 +166,6 @@ def test_golden_numbers_of_ensembles():
     assert combined(scores, "mean-std", 0.5).item() == pytest.approx(2.33333 - 0.5 * math.sqrt(14) / 3, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=5), st.floats(-5, 5))
 def test_ensembles_move_with_their_members(scores, shift):
     for by in ("mean", "min", "mean-std", "mean-variance"):
@@ -188,7 +185,6 @@ def test_accuracy_is_of_decided_pairs():
     assert tie_calibrated_accuracy(doubles(1.0), doubles(NAN)).isnan()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0]), st.sampled_from([1.0, -1.0, 0.0])), min_size=1))
 def test_tie_calibrated_accuracy_is_the_best_of_all_thresholds(cells):
     def at(epsilon):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -68,7 +68,6 @@ def test_changes(one, other, expected):
     assert tuple("".join("01"[flag] for flag in side) for side in flags) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12), st.lists(st.integers(0, 3), max_size=12))
 def test_without_changes_nothing_is_flagged_and_with_them_both_sides_are(one, other):
     mine, theirs = changed(one, other)
