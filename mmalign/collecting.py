@@ -1,4 +1,5 @@
-"""Collect feedback into a run folder; what is judged already is never judged again.
+"""Collect feedback into a run folder; what is judged already is never judged again, but where the judge told nothing it is asked
+again when the collection is resumed.
 
 config.yaml  environment.json    as those of a run
 judged.jsonl                     a line an answer, added batch by batch, and what each batch has cost
@@ -23,7 +24,7 @@ from mmalign.data.media import stored
 from mmalign.document import dump, read
 from mmalign.engine import device
 from mmalign.errors import BadRow, RunFailure, UserError
-from mmalign.judging import findings, labelled, tally
+from mmalign.judging import findings, labelled, tally, unanswered
 from mmalign.parts import FactJudge, Source
 from mmalign.processes.tokens import text_of
 from mmalign.records import Prompt
@@ -50,10 +51,10 @@ class Collector:
         """How many answers each row has."""
         return len(self.chosen.columns) or self.chosen.config.collect.samples_per_prompt
 
-    def judged(self, batch: Sequence[Asked]) -> list[dict[str, Any]]:
-        """Rows of what was found of some answers."""
+    def judged(self, batch: Sequence[Asked], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Rows of what was found of some answers. texts: those, where they were judged before."""
         asked = [self.rows[row]["prompt"] for row, _ in batch]
-        texts = self._answers(batch, asked)
+        texts = texts or self._answers(batch, asked)
         found = findings(asked, texts, self._split, self.finder, self.verifier)
         return [
             {
@@ -72,7 +73,16 @@ class Collector:
         judges = {id(judge): judge for judge in (self.finder, self.verifier)}.values()
         return _sum(judge.spent() for judge in judges if hasattr(judge, "spent"))
 
-    def asked(self, line: Mapping[str, Any]) -> Asked:
+    def told(self, journal: Path) -> dict[Asked, dict[str, Any]]:
+        """By answer its line in the journal: of several the one that leaves least unanswered, the latest of those."""
+        found: dict[Asked, dict[str, Any]] = {}
+        for line in read_rows(journal):
+            if "row" in line:
+                known = found.setdefault(self._asked(line), line)
+                found[self._asked(line)] = min(line, known, key=unanswered)
+        return found
+
+    def _asked(self, line: Mapping[str, Any]) -> Asked:
         """Which answer a line of the journal is about."""
         number = self.chosen.columns.index(line["answer"]) if self.chosen.columns else line["answer"]
         return line["row"], number
@@ -92,22 +102,22 @@ class Collector:
 
 
 def collect(chosen: ChosenCollection, resume: bool = False) -> Path:
-    """Do the whole collection, or what is left of it, and return its folder.
+    """Do the whole collection, or what is left of it, and return its folder. Resumed, it asks again where nothing was told.
 
     Raises UserError for a folder that already holds one (unless `resume`), or one whose config differs (when resuming).
     """
     folder = chosen.folder
     _check(chosen, resume)
-    if (folder / RESULT).is_file():
+    if (folder / RESULT).is_file() and not any(unanswered(row) for row in read_rows(folder / JUDGED) if "row" in row):
         return folder
     collector = built(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     dump(resolved(chosen), folder / "config.yaml")
     environment.write_to(folder, chosen.plugins, device(), 1, chosen.config.collect.seed)
     skipped = _judge_what_is_left(collector, folder / JUDGED)
-    lines = read_rows(folder / JUDGED)
-    rows = sorted((line for line in lines if "row" in line), key=collector.asked)
-    spent = _sum(line["spent"] for line in lines if "spent" in line)
+    told = collector.told(folder / JUDGED)
+    rows = [told[asked] for asked in sorted(told)]
+    spent = _sum(line["spent"] for line in read_rows(folder / JUDGED) if "spent" in line)
     write(folder / SUMMARY, to_json({**tally(rows), "skipped": skipped, "spent": spent}, indent=2) + "\n")
     kept = [row for row in rows if row["segments"]]
     if not kept:
@@ -151,25 +161,28 @@ def _check(chosen: ChosenCollection, resume: bool) -> None:
 
 
 def _judge_what_is_left(collector: Collector, journal: Path) -> int:
-    """Add what is not in the journal yet, batch by batch. Returns how many rows were skipped."""
-    done = {collector.asked(line) for line in read_rows(journal) if "row" in line}
-    left, skipped = _readable(collector, done)
+    """Add what the journal does not tell yet, batch by batch. Returns how many rows were skipped."""
+    told = collector.told(journal)
+    answers, skipped = _readable(collector)
+    new = [one for one in answers if one not in told]
+    again = [one for one in answers if one in told and unanswered(told[one])]
     size, before = collector.chosen.config.collect.batch_size, collector.spent()
     write_rows(journal, read_rows(journal))  # without what a killed batch may have torn
-    for start in track(range(0, len(left), size), "batches of answers judged"):
-        rows = collector.judged(left[start : start + size])
+    batches = [some[start : start + size] for some in (new, again) for start in range(0, len(some), size)]
+    for batch in track(batches, "batches of answers judged"):
+        rows = collector.judged(batch, [told[one]["completion"] for one in batch if one in told])
         now = collector.spent()
         _append(journal, [*rows, {"spent": {name: now[name] - before.get(name, 0) for name in now}}])
         before = now
     return skipped
 
 
-def _readable(collector: Collector, done: set[Asked]) -> tuple[list[Asked], int]:
-    """The answers that are not judged yet, and how many rows cannot be read and are left out."""
+def _readable(collector: Collector) -> tuple[list[Asked], int]:
+    """All answers, and how many rows cannot be read and are left out."""
     skip = collector.chosen.config.data.on_bad_row == "skip"
     bad = set(_bad(collector.rows)) if skip else set()
     everything = [(row, n) for row in range(len(collector.rows)) for n in range(collector.per_prompt)]
-    return [one for one in everything if one not in done and one[0] not in bad], len(bad)
+    return [one for one in everything if one[0] not in bad], len(bad)
 
 
 def _bad(rows: Source) -> Iterator[int]:

@@ -80,6 +80,11 @@ def labelled(found: Sequence[Finding]) -> list[list[Any]]:
     return [[one.start, one.end, one.labels] for one in found if any(one.labels.values())]
 
 
+def unanswered(row: Mapping[str, Any]) -> int:
+    """How much the judge did not tell of an answer, a row of a collection: segments unread, and facts without a verdict."""
+    return sum(1 if facts is None else sum(f["said"] == "none" for f in facts) for _, _, facts in row["facts"])
+
+
 def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How often each verdict and each label was given, by kind, in rows of a collection.
 

@@ -57,27 +57,27 @@ def schema_of(target: Objective | Callable[..., Any]) -> type[Options]:
 
 def check(spec: Spec, options: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with plain `options`: (key, sentence) for each fault."""
-    return validated(schema(spec), dict(options))[1]
+    return _made(_loaded(spec), options)[1]
 
 
 def complete(spec: Spec, options: Mapping[str, Any]) -> dict[str, Any]:
     """Plain `options` with every default that plain data can hold. Raises UserError when they are wrong."""
-    return _complete(schema(spec), options, f"{spec.kind} '{spec.name}'")
+    return _complete(_loaded(spec), options, f"{spec.kind} '{spec.name}'")
 
 
 def parsed(spec: Spec, options: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments for what the spec builds, of the annotated types. Raises UserError when `options` are wrong."""
-    return _arguments(_checked(schema(spec), options, f"{spec.kind} '{spec.name}'"))
+    return _arguments(_checked(_loaded(spec), options, f"{spec.kind} '{spec.name}'"))
 
 
 def check_callable(target: Callable[..., Any], options: Mapping[str, Any]) -> list[Fault]:
     """As `check`, for a callable."""
-    return validated(schema_of(target), dict(options))[1]
+    return _made(target, options)[1]
 
 
 def complete_callable(target: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """As `complete`, for a callable."""
-    return _complete(schema_of(target), options, target.__qualname__)
+    return _complete(target, options, target.__qualname__)
 
 
 def bind_objective(spec: Spec, options: Mapping[str, Any]) -> Objective:
@@ -158,9 +158,20 @@ def _namespace(target: Any) -> dict[str, Any]:
     return names
 
 
-def _checked(kind: type[Options], options: Mapping[str, Any], name: str) -> Options:
-    made, faults = validated(kind, dict(options))
+def _made(target: Objective | Callable[..., Any], options: Mapping[str, Any]) -> tuple[Options, list[Fault]]:
+    """Plain `options` as the schema of what they are for, and what is wrong with each of them or between them."""
+    made, faults = validated(schema_of(target), dict(options))
     if made is None:
+        return Options(), faults
+    if isinstance(target, Objective) and target.misfits is not None:
+        given = _arguments(made)
+        faults += target.misfits(**{name: given[name] for name in _keyword_only(target.misfits)})
+    return made, faults
+
+
+def _checked(target: Objective | Callable[..., Any], options: Mapping[str, Any], name: str) -> Options:
+    made, faults = _made(target, options)
+    if faults:
         raise UserError("\n".join(f"{name}: {key}: {message}" for key, message in faults))
     return made
 
@@ -169,8 +180,8 @@ def _arguments(made: Options) -> dict[str, Any]:
     return {str(field.alias): getattr(made, name) for name, field in type(made).model_fields.items()}
 
 
-def _complete(kind: type[Options], options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    plain = {key: _as_plain(value) for key, value in _arguments(_checked(kind, options, name)).items()}
+def _complete(target: Objective | Callable[..., Any], options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    plain = {key: _as_plain(value) for key, value in _arguments(_checked(target, options, name)).items()}
     return {key: value for key, (is_plain, value) in plain.items() if is_plain}
 
 

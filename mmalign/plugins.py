@@ -39,7 +39,8 @@ HOMES = {
         *("vlm", "vlm-reward", "http", "segment-reward", "segment-likelihood", "critiqued"),
         *("iou", "confidence", "exact-answer", "rejected-claims", "self-retrieval", "degraded-pairs"),
         *("chair", "object-halbench", "pope", "amber", "mmhal", "faithscore", "visco"),
-        *("pope-questions", "coco-images", "lookback", "self-correction", "self-corrections"),
+        *("visco-correction", "visco-corrections", "pope-questions", "coco-images", "lookback"),
+        *("self-correction", "self-corrections"),
     ),
     "mmalign-video": ("diffusers-video", "video-reward", "latent-video-reward", "flow-nrg", "worldsimbench"),
     "mmalign-shapes": (

@@ -157,12 +157,14 @@ def run_folder(config: Config) -> Path:
 def _start(run: Run) -> None:
     """Prepare what trains, and keep all of it."""
     config, engine, policy = run.config, run.engine, run.parts.policy
-    rows: Source = run.parts.data
-    if config.collect is not None:
-        rows = collect(run, config.collect)
     skip = config.data.on_bad_row == "skip"
-    if skip:
-        rows = Readable(rows, lambda path: run.hook.mmalign_read_media(path=path))
+
+    def checked(rows: Source) -> Source:
+        return Readable(rows, lambda path: run.hook.mmalign_read_media(path=path)) if skip else rows
+
+    rows = checked(run.parts.data)
+    if config.collect is not None:
+        rows = checked(collect(run, config.collect, rows, skip_bad=skip))
     engine.prepare(policy)
     run.keep("policy", policy)
     run.keep("engine", engine)

@@ -4,7 +4,7 @@ A spec names what it builds as an object or as `"package.module:attribute"`; the
 chosen. The signature of what is built is the part's config schema (see `mmalign.options`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Literal
@@ -48,18 +48,21 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True)
 class Objective:
-    """Two functions side by side, or three. Keyword-only parameters of all are the objective's options.
+    """Two functions side by side, or three. Keyword-only parameters of these are the objective's options.
 
     loss: `loss(**tensors, *, options) -> Loss`, a pure function of named tensors.
     terms: `terms(parts, batch, rng, *, options) -> dict[str, Tensor]`, where the loss's arguments come from.
     advantages: `advantages(parts, experience, *, options) -> dict[str, Tensor]`, for objectives on rollouts: what is worked
         out once for a whole buffer, without gradient and before it trains. Each tensor has `N` rows, one a sample; the
         batches that `terms` gets hold theirs beside their "rollout".
+    misfits: `misfits(*, options)`, which of the options that it names do not go together: (option, sentence) of each. It is
+        asked with the options before anything is built.
     """
 
     loss: Callable[..., Any]
     terms: Callable[..., dict[str, Any]]
     advantages: Callable[..., dict[str, Any]] | None = None
+    misfits: Callable[..., Iterable[tuple[str, str]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from mmalign.data.check import BadCell, Checker
 
 DataFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl, .json, .csv, .parquet or .txt file.")]
-Preset = Annotated[str, typer.Option(metavar="NAME", help="Its layout, for example pick-a-pic; `prompts` for .txt.")]
+Preset = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Its layout, for example pick-a-pic, or the type of its data, as text-ratings."),
+]
 
 
 def check(ctx: typer.Context, file: DataFile, preset: Preset = "mmalign", as_json: Json = False) -> None:
@@ -49,10 +52,10 @@ def info(ctx: typer.Context, file: DataFile, preset: Preset = "mmalign", as_json
 
 def _checker(ctx: typer.Context, file: Path, name: str) -> "Checker":
     from mmalign.data.check import Checker
-    from mmalign.data.presets import preset
+    from mmalign.data.layouts import layout as layout_of
 
     found = loaded(ctx)
-    layout = preset("prompts" if file.suffix == ".txt" else name)
+    layout = layout_of("prompts" if file.suffix == ".txt" else name)
     return Checker(layout, file.parent, lambda path: found.hook.mmalign_read_media(path=path))
 
 

@@ -81,9 +81,7 @@ def collect(
     ctx: typer.Context,
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on; what is judged already is not judged again.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on; asks only where no verdict was given yet.")] = False,
     as_json: Json = False,
 ) -> None:
     """Collect feedback: a judge labels the segments of a model's answers, or of those in the data, into a run folder."""

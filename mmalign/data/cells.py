@@ -66,3 +66,18 @@ def rated(pair: Mapping[str, Any]) -> dict[str, Any]:
         chosen, rejected = (finite(one, "scores") for one in scores)
         return {"strength": chosen - rejected, "scores": scores}
     return {"strength": finite(pair["strength"], "strength")} if pair.get("strength") is not None else {}
+
+
+def tied(row: Mapping[str, Any]) -> bool:
+    """Whether a row says that neither side is better. A cell that is no number says nothing here; `rated` tells of it."""
+    try:
+        return rated(row).get("strength") == 0
+    except UserError:
+        return False
+
+
+def narrowed(rows: Any, columns: Collection[str]) -> Any:
+    """A table of which no other column is read, where that can be."""
+    if not hasattr(rows, "select_columns"):
+        return rows
+    return rows.select_columns([name for name in rows.column_names if name in columns])

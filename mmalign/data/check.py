@@ -108,9 +108,11 @@ class Checker:
             if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
                 yield name, "not UTF-8"
         cells = [*self._words(row), *self._media(row), *self._masks(row), *self._labels(row)]
-        yield from cells
         if not cells and self.preset.sides is not None:
-            yield from self._pair(row)
+            cells = list(self._pair(row))
+        if not cells and self.preset.read is not None:
+            cells = list(self._read(row))
+        yield from cells
 
     def _words(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name in self.preset.words:
@@ -137,14 +139,14 @@ class Checker:
         """What is wrong with one picture or video."""
         if not value or (isinstance(value, dict) and not (value.get("bytes") or value.get("path"))):
             return "holds no picture"
-        if not isinstance(value, str | bytes | dict):
+        if not isinstance(value, str | bytes | dict | Path):
             return f"must be a path or bytes, this is {type(value).__name__}"
-        try:
-            found = seen(medium(value, self.folder), self.look)
+        try:  # a path stands where it is, a text is relative
+            found = seen(value if isinstance(value, Path) else medium(value, self.folder), self.look)
         except UserError as error:
             return str(error)
         if found is None:
-            self.summary.unread[Path(str(value)).suffix if isinstance(value, str) else "bytes"] += 1
+            self.summary.unread[Path(value).suffix if isinstance(value, str | Path) else "bytes"] += 1
         elif hasattr(found, "shape"):
             self.summary.sizes["x".join(str(side) for side in (found.shape[-1], found.shape[-2]))] += 1
             if 0 in found.shape:
@@ -191,6 +193,20 @@ class Checker:
             self.summary.ties += 1
             if not self.preset.labels:  # a layout that labels its rows may call one a tie; here one side was chosen
                 yield "scores" if "scores" in row else "strength", "tie: neither side is better, but one is chosen"
+
+    def _read(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What is wrong with the labels and answers of a row whose cells are right, and with what they name."""
+        assert self.preset.read is not None
+        try:
+            told = self.preset.read(row, self.folder)
+        except UserError as error:
+            yield "", str(error)
+            return
+        for name, cell in told.items():
+            for one in shown(cell) if isinstance(cell, Prompt) else [cell]:
+                if isinstance(one, Path | bytes) and (reason := self._medium(one)):
+                    yield "images" if isinstance(cell, Prompt) else name, reason
+        self.summary.ties += "preferences" in told and not any(told["preferences"].values())
 
 
 class Readable:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mmalign.config import Collect
-from mmalign.console import track
+from mmalign.console import track, warn
 from mmalign.data.sources import Pairs, ScoredRows
-from mmalign.errors import UserError
+from mmalign.errors import BadRow, UserError
 from mmalign.maths.agreement import kendall
 from mmalign.parts import Row, Source
 from mmalign.records import Prompt, Samples, Scores
@@ -54,6 +54,9 @@ class OwnSamples(ScoredRows):
     def __getitem__(self, index: int) -> Row:
         return {**super().__getitem__(index), "prompt": self._data[self._table[index]["row"]]["prompt"]}
 
+
+Asked = tuple[int, Prompt]
+"""A prompt and which row of the data it is."""
 
 Kept = tuple[dict[str, int], dict[str, Any]]
 """What a row is made of: the columns that hold samples, by their index, and the other columns."""
@@ -93,14 +96,17 @@ KEEPING = {
 }
 
 
-def collect(run: "Run", options: Collect) -> Source:
-    """The run's own rows, made now unless they are there. Raises UserError when nothing of any prompt can be kept."""
+def collect(run: "Run", options: Collect, data: Source, *, skip_bad: bool = False) -> Source:
+    """The run's own rows, made now unless they are there. Raises UserError when nothing of any prompt can be kept.
+
+    data: the run's rows, whose prompts are sampled. skip_bad: a bad one is left out, and counted; else it is raised.
+    """
     keeping = KEEPING[options.keep]
     folder = run.folder / keeping.folder
     manifest = folder / f"{keeping.folder}.jsonl"
     if run.is_main and not manifest.is_file():
         folder.mkdir(exist_ok=True)
-        _write(manifest, _collected(run, options, folder))
+        _write(manifest, _collected(run, options, _prompts(run, data, skip_bad), folder))
     run.engine.wait()
     return keeping.source(str(manifest), run.parts.data)
 
@@ -124,12 +130,28 @@ def _known(scores: Tensor) -> list[int]:
     return known
 
 
-def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any]]:
+def _prompts(run: "Run", data: Source, skip_bad: bool) -> list[Asked]:
+    """The prompts of all rows, or of the good ones; says how many are bad."""
+    prompts, skipped = list[Asked](), list[str]()
+    for i in range(len(data)):
+        try:
+            prompts.append((i, data[i]["prompt"]))
+        except BadRow as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+    if not prompts:
+        raise UserError(f"collect: every row is bad, for example {skipped[0]}")
+    if skipped:
+        warn(run, f"collect: {len(skipped)} bad rows were left out, for example {skipped[0]}")
+    return prompts
+
+
+def _collected(run: "Run", options: Collect, prompts: Sequence[Asked], folder: Path) -> list[dict[str, Any]]:
     """The rows of the manifest; says how many prompts gave none."""
-    prompts = [run.parts.data[i]["prompt"] for i in range(len(run.parts.data))]
     at_once = max(1, run.config.evaluation.batch_size // options.samples_per_prompt)
     starts = track(range(0, len(prompts), at_once), "collecting samples")
-    rows = [row for i in starts for row in _rows_of(run, prompts[i : i + at_once], i, options, folder)]
+    rows = [row for i in starts for row in _rows_of(run, prompts[i : i + at_once], options, folder)]
     if not rows:
         raise UserError(
             "collect: all samples of every prompt tie, differ by less than collect.least_gap or have no score, so there is "
@@ -142,23 +164,22 @@ def _collected(run: "Run", options: Collect, folder: Path) -> list[dict[str, Any
     return rows
 
 
-def _rows_of(
-    run: "Run", prompts: Sequence[Prompt], first: int, options: Collect, folder: Path
-) -> Iterator[dict[str, Any]]:
-    """The rows of some prompts, of which the first is the `first` of all."""
+def _rows_of(run: "Run", prompts: Sequence[Asked], options: Collect, folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of some prompts."""
     count = options.samples_per_prompt
-    repeated = [prompt for prompt in prompts for _ in range(count)]
-    start = (run.config.trainer.seed * len(run.parts.data) + first) * count
-    samples = run.parts.policy.sample(repeated, list(range(start, start + len(repeated))))
+    repeated = [prompt for _, prompt in prompts for _ in range(count)]
+    first = run.config.trainer.seed * len(run.parts.data)
+    seeds = [(first + row) * count + i for row, _ in prompts for i in range(count)]
+    samples = run.parts.policy.sample(repeated, seeds)
     scores = run.parts.reward(samples)
-    for i, prompt in enumerate(prompts):
+    for i, (row, prompt) in enumerate(prompts):
         own = slice(i * count, (i + 1) * count)
         if kept := KEEPING[options.keep].rows(scores.values[own], options):
-            paths = _written(run, samples[own], folder / f"{first + i:05d}")
+            paths = _written(run, samples[own], folder / f"{row:05d}")
             agreed = _agreed(scores, own, options)
             for columns, others in kept:
                 media = {name: str(paths[index].relative_to(folder)) for name, index in columns.items()}
-                yield {"row": first + i, "prompt": prompt.text, **media, **others, **agreed}
+                yield {"row": row, "prompt": prompt.text, **media, **others, **agreed}
     run.parts.reward.drain()
 
 

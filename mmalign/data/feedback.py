@@ -1,6 +1,6 @@
 """Read what was said of samples: preferences with ties and strength, ratings, labels of segments.
 
-    prompt, chosen, rejected [, tie]       a preference: the first is better, or with `tie` neither is
+    prompt, chosen, rejected [, tie]       a preference: the first is better; with `tie`, or `scores` that are equal, neither is
     prompt, first, second, preference      the same: first, second or tie
     prompt, first, second, preferences     {dimension: first, second, tie or null}
     prompt, sample, rating or ratings      a number, or {dimension: number or null}
@@ -12,11 +12,12 @@ at once, before any picture is read.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.cells import named, narrowed, tied
 from mmalign.data.presets import Preset
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import medium, pictures, table
@@ -61,7 +62,8 @@ class Preferences:
             raise BadRow(f"row {index + 1}: the {'first' if sides[0] is None else 'second'} side names no file")
         first, second = (medium(side, self._folder) for side in sides)
         judged = self._judged[index]
-        _check_sides(first, second, judged, index)
+        with named(f"row {index + 1}"):
+            check_sides(first, second, judged)
         asked = row["prompt" if self._preset is None else self._preset.prompt]
         return {"prompt": Prompt(asked, images=pictures(row, self._folder)), "first": first, "second": second, **judged}
 
@@ -84,8 +86,13 @@ class TextPreferences(TextPairs):
 
     def __getitem__(self, index: int) -> Row:
         row, judged = super().__getitem__(index), self._judged[index]
-        _check_sides(row["chosen"], row["rejected"], judged, index)
+        with named(f"row {index + 1}"):
+            check_sides(row["chosen"], row["rejected"], judged)
         return {"prompt": row["prompt"], "first": row["chosen"], "second": row["rejected"], **judged}
+
+    def _decided(self) -> Sequence[int]:
+        """All rows: a tie is told here."""
+        return self._rows
 
     def _read(self, row: Mapping[str, Any]) -> Row:
         first, second = self._sides
@@ -153,7 +160,7 @@ def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     said: Any = row.get("preferences")
     if said is None:
-        said = {EVERY: row["preference"] if "preference" in row else "tie" if row.get("tie") else "first"}
+        said = {EVERY: row["preference"] if "preference" in row else "tie" if row.get("tie") or tied(row) else "first"}
     found = {name: _preference(value) for name, value in said.items() if value is not None}
     if not found:
         raise UserError("nothing is preferred: label a dimension first, second or tie")
@@ -165,6 +172,24 @@ def judgement(row: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("a strength is how much better the better one is, so it is 0 or more")
     annotator = row.get("annotator")
     return {"preferences": found, "strengths": strengths, "annotator": "" if annotator is None else str(annotator)}
+
+
+def sides(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns that hold the two sides. Raises UserError where there are none, or nothing says which is better."""
+    known = set(row)
+    if {"first", "second"} <= known:
+        if not {"preference", "preferences"} & known:
+            raise UserError("which is better? Add a column preference or preferences")
+        return "first", "second"
+    if {"chosen", "rejected"} <= known:
+        return "chosen", "rejected"
+    raise UserError(f"needs the columns chosen, rejected or first, second; it has {', '.join(sorted(known))}")
+
+
+def check_sides(first: Any, second: Any, judged: Mapping[str, Any]) -> None:
+    """Raise UserError where one of two sides is preferred and both are the same."""
+    if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
+        raise UserError("both sides are the same, so neither is better: call it a tie, or leave it out")
 
 
 def ratings(row: Mapping[str, Any]) -> dict[str, float]:
@@ -227,12 +252,10 @@ def _numbers(said: Any, what: str) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _checked(path: str, rows: Any, columns: Iterable[str], read: Any) -> list[Any]:
+def _checked(path: str, rows: Any, columns: Collection[str], read: Any) -> list[Any]:
     """What `read` makes of the label columns of each row; media are not touched. A wrong one is named by its row."""
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns([name for name in rows.column_names if name in set(columns)])
     found = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(narrowed(rows, columns), start=1):
         try:
             found.append(read(row))
         except UserError as error:
@@ -261,23 +284,12 @@ def _labelled(path: str, rows: Any, name: str, preset: Preset) -> tuple[list[Any
 
 
 def _sides(path: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    known = set(rows[0]) if len(rows) else {"first", "second"}
-    if {"first", "second"} <= known:
-        if not {"preference", "preferences"} & known and len(rows):
-            raise UserError(f"{path}: which is better? Add a column preference or preferences")
-        return "first", "second"
-    if {"chosen", "rejected"} <= known:
-        return "chosen", "rejected"
-    raise UserError(f"{path}: needs the columns chosen, rejected or first, second; it has {', '.join(sorted(known))}")
+    try:
+        return sides(rows[0]) if len(rows) else ("first", "second")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _some_decided(path: str, judged: Sequence[Mapping[str, Any]]) -> None:
     if judged and not any(value for one in judged for value in one["preferences"].values()):
         raise UserError(f"{path}: every pair is a tie, so nothing can be learned from them")
-
-
-def _check_sides(first: Any, second: Any, judged: Mapping[str, Any], index: int) -> None:
-    if isinstance(first, str | Path | bytes) and first == second and any(judged["preferences"].values()):
-        raise UserError(
-            f"row {index + 1}: both sides are the same, so neither is better: call it a tie, or leave it out"
-        )

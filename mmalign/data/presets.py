@@ -6,8 +6,10 @@ Rows of words keep TRL's columns (prompt, chosen, rejected, images); rows of med
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mmalign.data.cells import tied
 from mmalign.errors import UserError, nearest
 from mmalign.records import EVERY
 
@@ -25,6 +27,7 @@ class Preset:
     the winner is better in all.
     prompt: the column that is asked. kept: columns that go along when they are there. unfold: makes the columns of a row.
     texts: the sides are words, and `media` is what the prompt shows.
+    read: what else a row says, of a row in a folder; only checks ask it. Raises UserError that says what is wrong.
     """
 
     words: Sequence[str] = ("prompt",)
@@ -37,6 +40,7 @@ class Preset:
     kept: Sequence[str] = ()
     unfold: Callable[[Record], Record] = dict
     texts: bool = False
+    read: Callable[[Record, Path], Record] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -60,9 +64,14 @@ class Preset:
 
 def preset(name: str) -> Preset:
     """The preset of that name. Raises UserError when there is none."""
-    if name not in PRESETS:
-        raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS) or '; known: ' + ', '.join(PRESETS)}")
-    return PRESETS[name]
+    return named(name, PRESETS)
+
+
+def named(name: str, presets: Mapping[str, Preset]) -> Preset:
+    """The one of that name among `presets`. Raises UserError when there is none."""
+    if name not in presets:
+        raise UserError(f"unknown preset '{name}'{nearest(name, presets) or '; known: ' + ', '.join(presets)}")
+    return presets[name]
 
 
 def _own_sides(row: Record) -> tuple[Any, Any]:
@@ -71,9 +80,7 @@ def _own_sides(row: Record) -> tuple[Any, Any]:
 
 def _own_winner(row: Record) -> float:
     """Where a row tells how much better the chosen one is, that must not be nothing."""
-    if (scores := row.get("scores")) is not None:
-        return float(scores[0] != scores[1])
-    return float(row.get("strength") != 0)
+    return float(not tied(row))
 
 
 def _unfolded(row: Record) -> Record:

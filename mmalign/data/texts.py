@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.cells import RATED, check_alike, named, rated, scored
+from mmalign.data.cells import RATED, check_alike, named, narrowed, rated, scored, tied
 from mmalign.data.presets import preset as preset_of
 from mmalign.data.sources import PLAIN, conditioned, medium, pictures, table
 from mmalign.errors import UserError
@@ -43,6 +43,7 @@ class _Texts:
         self._path = path
         self._template = template
         self._table = table(path, split)
+        self._rows: Sequence[int] = range(len(self._table))
         self._first = self._unfolded(self._table[0]) if len(self._table) else {}
         known = set(self._first)
         if known and not any(layout <= known for layout in self.layouts):
@@ -50,11 +51,12 @@ class _Texts:
             raise UserError(f"{path}: needs the columns {wanted}; it has {', '.join(sorted(known))}")
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Row:
-        with named(f"{self._path}: row {index + 1}"):
-            row = self._unfolded(self._table[index])
+        place = self._rows[index]
+        with named(f"{self._path}: row {place + 1}"):
+            row = self._unfolded(self._table[place])
             read = self._read(row)
             told = {name: cell for name, cell in row.items() if name not in self.reads}
             return {**read, "prompt": conditioned(replace(read["prompt"], metadata=told), self._template, row)}
@@ -67,7 +69,7 @@ class _Texts:
         return row
 
     def _read(self, row: Message) -> Row:
-        return {"prompt": _prompt(row.get("prompt"), row, self._folder)}
+        return text_prompt(row, self._folder)
 
 
 class TextPrompts(_Texts):
@@ -80,7 +82,7 @@ class TextPrompts(_Texts):
 
 
 class TextPairs(_Texts):
-    """Preference pairs of answers: columns prompt, chosen, rejected and images, plain or conversational.
+    """Preference pairs of answers: columns prompt, chosen, rejected and images, plain or conversational. Ties are left out.
 
     path: a .jsonl, .csv or .parquet file, or the id of a data set on the hub. Pictures are relative to the file.
     preset: the layout: "trl", or "rlhf-v" (RLHF-V and RLAIF-V).
@@ -96,6 +98,14 @@ class TextPairs(_Texts):
             raise UserError(f"preset '{preset}' is no layout of pairs of answers")
         self.reads = _READ.union(self._preset.columns, self._preset.kept)
         super().__init__(path, split, template)
+        self._rows = self._decided()
+        if len(self._table) and not self._rows:
+            raise UserError(f"{path} holds no pair with a preference")
+
+    def _decided(self) -> Sequence[int]:
+        """Which rows have a better side. Reads by how much it is better alone, never the pictures."""
+        told = [name for name in RATED if name in self._preset.kept and name in self._first]
+        return [i for i, row in enumerate(narrowed(self._table, told)) if not tied(row)] if told else self._rows
 
     def _unfolded(self, row: Message) -> Message:
         return self._preset.unfold(row)
@@ -122,15 +132,25 @@ class TextSamples(_Texts):
     layouts = (frozenset({"prompt", "completion"}), frozenset({"messages"}))
 
     def _read(self, row: Message) -> Row:
-        if row.get("messages") is not None:
-            messages = _messages(row["messages"], "user")
-            asked: Any = messages[:-1]
-            said: Any = messages[-1:]
-        else:
-            asked, said = row.get("prompt"), row.get("completion")
-            if said is None:
-                raise UserError("no completion")
-        return {"prompt": _prompt(asked, row, self._folder), "sample": _answer(_messages(said, "assistant"))}
+        return text_sample(row, self._folder)
+
+
+def text_prompt(row: Message, folder: Path) -> Row:
+    """A prompt in TRL's columns. Raises UserError that says what is wrong with it."""
+    return {"prompt": _prompt(row.get("prompt"), row, folder)}
+
+
+def text_sample(row: Message, folder: Path) -> Row:
+    """A demonstration in TRL's columns. Raises UserError that says what is wrong with it."""
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"], "user")
+        asked: Any = messages[:-1]
+        said: Any = messages[-1:]
+    else:
+        asked, said = row.get("prompt"), row.get("completion")
+        if said is None:
+            raise UserError("no completion")
+    return {"prompt": _prompt(asked, row, folder), "sample": _answer(_messages(said, "assistant"))}
 
 
 def text_pair(row: Message, folder: Path) -> Row:

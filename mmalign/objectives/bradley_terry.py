@@ -7,7 +7,7 @@ y_k is 1 where the first sample is better in dimension k and -1 where the second
 are left out; `undecided` is the share of pairs of which nothing is left (`btt` learns from ties).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,8 +48,13 @@ def loss(
 def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     """Scores and preferences; a strength that is not told is 1."""
     found = scored.pairs(parts, batch, rng)
-    strengths = by_head(batch["strengths"], found["dimensions"], found["first"], missing=1.0)
-    return {**found, "strengths": strengths}
+    return {**found, "strengths": by_head(batch["strengths"], found["dimensions"], found["first"], missing=1.0)}
 
 
-objective = Objective(loss, terms)
+def misfits(*, strength: str, margin: float) -> Iterator[tuple[str, str]]:
+    """A factor of nothing."""
+    if strength == "margin" and margin == 0:
+        yield "strength", "a factor of `margin`, which is 0, changes nothing: set margin above 0, or leave strength out"
+
+
+objective = Objective(loss, terms, misfits=misfits)

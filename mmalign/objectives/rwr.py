@@ -15,6 +15,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmalign.errors import UserError
 from mmalign.objectives import sft
 from mmalign.parts import Batch, Parts
 from mmalign.records import Loss
@@ -48,8 +49,10 @@ def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]
 
 
 def scored(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-    """r `[B]` and r_j `[B, R]` of rows, of the type and on the device of `like`."""
+    """r `[B]` and r_j `[B, R]` of rows, of the type and on the device of `like`. Raises UserError for a row without any rival."""
     scores = like.new_tensor(batch["score"])
+    if len(scores) < 2 and "rivals" not in batch:
+        raise UserError("objective: a row without `rivals` has those of its batch: set trainer.batch_size to 2 or more")
     rows = [scores.new_tensor(row) for row in batch.get("rivals", ())] or [scores] * len(scores)
     return scores, pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
 

@@ -9,6 +9,8 @@ Where it differs: c comes from two prompts to the reference (the paper's cheapes
 optional weighted KL term is left out.
 """
 
+from collections.abc import Iterator
+
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
@@ -42,4 +44,13 @@ def weights(c: Tensor, k: float, lowest: float, highest: float) -> Tensor:
     return k * torch.cat([chosen, -rejected]).exp()
 
 
-objective = Objective(dpo.loss, terms)
+def misfits(*, lowest: float, highest: float) -> Iterator[tuple[str, str]]:
+    """Bounds that are the wrong way round."""
+    if lowest > highest:
+        yield (
+            "lowest",
+            f"{lowest:g} is above `highest`, {highest:g}, so that all units would count alike: exchange them",
+        )
+
+
+objective = Objective(dpo.loss, terms, misfits=misfits)

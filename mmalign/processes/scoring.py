@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmalign.errors import UserError, nearest
 from mmalign.processes.policy import Adapter, evaluating
-from mmalign.records import Media, Prompt
+from mmalign.records import Media, Prompt, Samples
 
 Ends = Sequence[Sequence[int]]
 """For each sample the ends of its segments, as counts of characters from the beginning of its text."""
@@ -101,6 +101,14 @@ class NoisedScoringModel(ScoringModel, Protocol):
 
     def noised(self, encoded: Encoded, rng: torch.Generator, copies: int) -> Encoded:
         """The samples under noise from `rng`; they are `copies` batches one after the other that share it."""
+        ...
+
+
+class ViewingScoringModel(ScoringModel, Protocol):
+    """An adapter that looks at part of a sample, as at some frames of a video."""
+
+    def viewed(self, samples: Samples) -> Sequence[Media]:
+        """That of each."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Reward models that a run trained, as rewards."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from mmalign.document import read
 from mmalign.errors import UserError, nearest
 from mmalign.locations import locate
 from mmalign.processes import process_class
-from mmalign.records import Samples, Scores
+from mmalign.records import Media, Samples, Scores
 
 
 class Scored:
@@ -46,8 +47,9 @@ class Scored:
         return Scores(values.mean(dim=1) if self.head is None else dimensions[self.head], dimensions)
 
     def media(self, samples: Samples) -> list[Any]:
-        """The samples one by one, as the model is to see them."""
-        return list(samples.made)
+        """The samples one by one, as the model is to see them: as it did in training, where it looks at part of them."""
+        viewed: Callable[[Samples], Sequence[Media]] | None = getattr(self.policy.model, "viewed", None)
+        return list(samples.made if viewed is None else viewed(samples))
 
 
 class RewardModel(Scored):

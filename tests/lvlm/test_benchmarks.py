@@ -9,6 +9,7 @@ from mmalign.errors import UserError
 from mmalign.records import Samples
 from mmalign_lvlm import benchmarks
 from mmalign_lvlm.metrics.chair import Chair
+from mmalign_lvlm.visco import ViscoCorrections, ViscoPrompts
 
 QUESTIONS = [
     {"question_id": 1, "image": "COCO_val2014_1.jpg", "text": "Is there a dog in the image?", "label": "yes"},
@@ -122,10 +123,32 @@ def test_visco_asks_for_a_critique_of_each_step(write):
         "reasoning_critic": [["", "", ""], ["", "", ""]],
         "meta_data": {},
     }
-    (prompt,) = prompts(benchmarks.ViscoPrompts(write("test.jsonl", [row], lines=True)))
+    (prompt,) = prompts(ViscoPrompts(write("test.jsonl", [row], lines=True)))
     assert "1. One.\n2. Two." in prompt.text
     assert '{"step_1": {"correctness"' in prompt.text
     assert prompt.metadata["reasoning"] == ["One.", "Two."]
+
+
+def test_visco_asks_for_another_answer_with_the_critique_before_it(write):
+    row = {
+        "question": "How many?",
+        "image": base64.b64encode(b"p").decode(),
+        "label": 4,
+        "response": {"reasoning": ["Two and two.", "Five."], "answer": "5"},
+        "answer_correctness": False,
+        "reasoning_correctness": [True, False],
+        "reasoning_critic": [["", "", ""], ["It is four.", "4", "four"]],
+    }
+    (prompt,) = prompts(ViscoCorrections(write("test.jsonl", [row], lines=True)))
+    assert "1. Two and two.\n   This is correct.\n2. Five.\n   This is incorrect. It is four." in prompt.text
+    assert 'answered "5"' in prompt.text
+    assert "The answer is incorrect" in prompt.text
+    assert (prompt.images, prompt.metadata) == (
+        (b"p",),
+        {"question": "How many?", "label": 4, "answer_correctness": False},
+    )
+    with pytest.raises(UserError, match="row 1: no 'label'"):
+        ViscoCorrections(write("old.jsonl", [{k: v for k, v in row.items() if k != "label"}], lines=True))
 
 
 def test_files_that_are_something_else_are_named(tmp_path, write):
@@ -147,7 +170,7 @@ def test_files_that_are_something_else_are_named(tmp_path, write):
         benchmarks.rows(str(tmp_path / "latin.json"))
     bad = write("t.jsonl", [{"question": "?", "image": "no base64!", "image_id": 1}], lines=True)
     with pytest.raises(UserError, match="row 1: `image` is no picture in base64"):
-        benchmarks._picture(benchmarks.rows(bad)[0])
+        benchmarks.picture(benchmarks.rows(bad)[0])
 
 
 def test_cells_of_another_kind_are_named_by_their_row(write, coco):
@@ -160,7 +183,7 @@ def test_cells_of_another_kind_are_named_by_their_row(write, coco):
         benchmarks.Annotations(write("odd.json", {**odd, "categories": CATEGORIES}), captions)
     visco = {"question": "?", "image": "", "response": "It is two."}
     with pytest.raises(UserError, match=r"v\.jsonl: row 1: not in the layout"):
-        benchmarks.ViscoPrompts(write("v.jsonl", [visco], lines=True))
+        ViscoPrompts(write("v.jsonl", [visco], lines=True))
     mmhal = {"question": "?", "gt_answer": "", "image_content": [], "question_type": "", "image_src": None}
     with pytest.raises(UserError, match=r"m\.json: row 1: not in the layout"):
         benchmarks.MmhalPrompts(write("m.json", [mmhal]), "images")
@@ -172,4 +195,4 @@ def test_a_template_with_another_place_is_refused(write):
     file = write("test.jsonl", [{**row, **known}], lines=True)
     for template in ("{question} {step}", 'Write {"step_1": ...}', "{question"):
         with pytest.raises(UserError, match=r"template: \{question\}, \{answer\}, \{steps\} have a place in it"):
-            benchmarks.ViscoPrompts(file, template)
+            ViscoPrompts(file, template)

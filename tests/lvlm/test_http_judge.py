@@ -15,7 +15,7 @@ from mmalign import RunFailure, UserError
 from mmalign.records import Answer, Fact, Prompt
 from mmalign_lvlm import facts
 from mmalign_lvlm.judges.client import _GIVE_UP
-from mmalign_lvlm.judges.http import AGAIN, HttpJudge, _yes_or_no
+from mmalign_lvlm.judges.http import AGAIN, HttpJudge, _verdict
 
 YES, NO = "Yes, it is.", "no"
 
@@ -117,7 +117,7 @@ def said(verdicts):
     ],
 )
 def test_only_a_plain_yes_or_no_is_a_verdict(text, verdict):
-    found = _yes_or_no(text)
+    found = _verdict(text)
     assert (found and found.said) == verdict
 
 

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmalign import plugins
@@ -15,6 +15,7 @@ from mmalign.records import Fact, Prompt, Samples, Verdict
 from mmalign_lvlm.metrics import faithscore, mmhal, pope, visco
 from mmalign_lvlm.metrics.amber import Amber, dimension_of
 from mmalign_lvlm.metrics.chair import Chair, ObjectHalBench
+from mmalign_lvlm.metrics.visco_correction import ViscoCorrection, correction
 from mmalign_lvlm.metrics.vocabulary import COCO, NO_OBJECTS, Vocabulary, plural
 
 
@@ -166,7 +167,6 @@ PICTURES = {
 }
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["random", "popular", "adversarial"]), st.integers(0, 100))
 def test_questions_are_half_about_what_is_there(split, seed):
     made = list(pope.questions(PICTURES, split, seed=seed))
@@ -364,6 +364,43 @@ def test_a_critique_whose_match_nobody_judged_is_left_out():
     samples = asked((STEPS, said("incorrect", "correct", "incorrect", "correct")))
     assert visco.Visco().counts(samples, Says(None, "dunno", "")) == [None]
     assert visco.Visco().counts(samples, Says(None, "yes", ""))[0]["explained"] == 1
+
+
+def answered(before: bool, answer: str) -> tuple[dict, str]:
+    return {"question": "How many?", "label": 4, "answer_correctness": before}, answer
+
+
+def test_correction_is_what_is_put_right_less_what_is_spoilt():
+    judge = Says("Yes.", "no", "yes", "no", "Yes", None, "no idea")
+    samples = asked(*(answered(right, "4") for right in (False, False, False, True, True, True, False)))
+    rows = ViscoCorrection().counts(samples, judge)
+    assert [row is None for row in rows] == [False] * 5 + [True] * 2  # what nobody judged is on neither side
+    found = {name: one["mean"] for name, one in estimates(ViscoCorrection().numbers, rows).items()}
+    assert found == pytest.approx({"corrected": 2 / 3, "spoilt": 1 / 2, "correction": 2 / 3 - 1 / 2})
+    assert "The right answer: 4\nThe answer: 4\n" in judge.asked[0]
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+def test_correction_is_between_all_spoilt_and_all_corrected_and_none_of_an_empty_side(corrected, left, spoilt, kept):
+    found = correction(corrected, corrected + left, spoilt, spoilt + kept)
+    if corrected + left and spoilt + kept:
+        assert -1 <= found <= 1
+        assert (found == 1) == (left == 0 and spoilt == 0)
+        assert (found == -1) == (corrected == 0 and kept == 0)
+        assert correction(spoilt, spoilt + kept, corrected, corrected + left) == -found
+    else:
+        assert found is None
+
+
+def test_without_a_side_there_is_no_correction_score():
+    one_sided = asked(answered(False, "4"), answered(False, "3"))
+    assert numbers(ViscoCorrection(), one_sided, Says("yes", "no")) == {"corrected": 1 / 2, "spoilt": 0}
+
+
+def test_an_answer_that_only_begins_with_yes_or_no_is_neither():
+    """The judges of facts and the metrics read alike."""
+    samples = asked((STEPS, said("incorrect", "correct", "incorrect", "correct")))
+    assert visco.Visco().counts(samples, Says("No mistake is named alike.", "Yes and no.", "yes"))[0]["explained"] == 1
 
 
 # ---- what is offered

@@ -127,7 +127,7 @@ def test_neither_above_nor_beside_holds_on_the_diagonal_for_both() -> None:
     assert held == ["left of"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 3))
 def test_what_is_seen_is_what_was_drawn(seed: int, count: int) -> None:
     scene = draw_scene(random.Random(seed), count)

@@ -44,7 +44,7 @@ def test_labels_of_a_known_description():
     ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**20))
 def test_a_fact_is_judged_alone_as_within_the_text(seed):
     rng = random.Random(seed)

@@ -100,7 +100,7 @@ def test_a_wrong_relation_is_the_one_statement_that_is_false() -> None:
     assert [one.statement.claim.type for one in found if one.true is False] == ["relation"]
 
 
-@settings(max_examples=50, deadline=None)  # places for four things take some trying
+@settings(max_examples=50)  # places for four things take some trying
 @given(seeds, st.integers(1, 4))
 def test_descriptions_are_true_name_every_thing_and_relate_it_to_another(seed: int, count: int) -> None:
     scene = draw_scene(random.Random(seed), count)
@@ -111,7 +111,7 @@ def test_descriptions_are_true_name_every_thing_and_relate_it_to_another(seed: i
     assert [types.count(name) for name in TYPES] == [1 + count, count, count - 1]
 
 
-@settings(max_examples=50, deadline=None)  # places for four things take some trying
+@settings(max_examples=50)  # places for four things take some trying
 @given(seeds, st.integers(1, 4))
 def test_each_change_makes_one_statement_false_by_one_word_and_has_its_type(seed: int, count: int) -> None:
     rng = random.Random(seed)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -27,14 +27,12 @@ def test_golden_numbers_of_groups():
     assert_close(advantages.leave_one_out(doubles(1, 2, 3, 6), 4), doubles(-8 / 3, -4 / 3, 0, 4), **EXACT)
 
 
-@settings(deadline=None)
 @given(SCORES, st.sampled_from(["group", "batch", "none"]))
 def test_advantages_of_a_group_add_up_to_nothing(rewards, spread):
     for found in (advantages.grouped(rewards, 4, spread), advantages.leave_one_out(rewards, 4)):
         assert_close(found.view(2, 4).sum(1), doubles(0, 0), atol=1e-6, rtol=0)
 
 
-@settings(deadline=None)
 @given(SCORES)
 def test_leaving_one_out_is_a_multiple_of_the_difference_from_the_mean(rewards):
     centred = advantages.grouped(rewards, 4, "none")

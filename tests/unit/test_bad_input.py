@@ -11,6 +11,7 @@ from mmalign.builtin import held_out
 from mmalign.compose import choose
 from mmalign.config import load
 from mmalign.data.collect import ranked
+from mmalign.data.feedback import TextPreferences
 from mmalign.data.sources import LabelledRows, Pairs, Prompts, SampleRows, ScoredRows
 from mmalign.data.texts import TextPairs, TextPrompts, TextSamples, TextScored
 from mmalign.errors import BadRow
@@ -58,9 +59,28 @@ def test_a_picture_against_itself_is_named(write):
         rows[1]
 
 
-def test_pairs_that_all_tie_are_refused(write):
+@pytest.mark.parametrize(("source", "good"), [(Pairs, PICTURES), (TextPairs, GOOD)])
+def test_pairs_that_all_tie_are_refused(write, source, good):
     with pytest.raises(UserError, match="holds no pair with a preference"):
-        Pairs(write({**PICTURES, "scores": [1, 1]}, {**PICTURES, "scores": [0.5, 0.5]}))
+        source(write({**good, "scores": [1, 1]}, {**good, "scores": [0.5, 0.5]}))
+
+
+@pytest.mark.parametrize("tie", [{"scores": [1, 1]}, {"strength": 0}, {"scores": [0.5, 0.5], "strength": 3}])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_answers_that_tie_are_left_out_and_rows_keep_their_numbers(write, tmp_path, tie, suffix):
+    better = {"scores": [1, 0.5], "strength": 1}
+    told = {name: better[name] for name in tie}
+    path = write({**GOOD, **told}, {**GOOD, **tie, "chosen": "A cow."}, {**GOOD, **told, "chosen": "A dog."})
+    if suffix == ".parquet":
+        import datasets
+
+        path, rows = str(tmp_path / "rows.parquet"), datasets.Dataset.from_json(path)
+        rows.to_parquet(path)
+    found = TextPairs(path)
+    assert (len(found), found[0]["chosen"]) == (2, "A cat.")
+    with pytest.raises(BadRow, match="row 3: both sides are the same"):
+        found[1]
+    assert len(TextPreferences(path)) == 3
 
 
 SAID = {"prompt": "What?", "completion": "A cat.", "score": 1}

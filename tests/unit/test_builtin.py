@@ -631,6 +631,25 @@ def test_the_count_of_skipped_updates_survives_a_resume(tmp_path):
     assert (again.total, again.in_a_row) == (3, 2)
 
 
+def test_a_run_that_learned_nothing_says_so_at_its_end(tmp_path, capsys):
+    def warned(name, *norms, error=None):
+        run = Run(tmp_path / name, [finite])
+        run.hook.mmalign_run_start(run=run)
+        for norm in norms:
+            run.advance(grad_norm=norm)
+        run.end(error)
+        return run.warnings
+
+    (sentence,) = warned("still", 0.0, 0.0, 0.0)
+    assert sentence.startswith("none of the 3 updates had a gradient, so the model is what it was.")
+    assert str(tmp_path / "still" / "metrics.jsonl") in sentence
+    assert sentence in capsys.readouterr().out
+    assert warned("moved", 0.0, 1e-9, 0.0) == warned("broken", 0.0, error=RunFailure("x")) == warned("none") == []
+    count = finite.Count()
+    count.load_state_dict({"total": 0, "in_a_row": 0})  # as kept before updates without gradient were counted
+    assert count.still == 0
+
+
 # ---- accountability -------------------------------------------------------------------------------------------------
 
 

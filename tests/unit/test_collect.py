@@ -9,6 +9,7 @@ import torch
 from mmalign import UserError, compose, config, plugins
 from mmalign.config import Collect
 from mmalign.data.collect import KEEPING, collect
+from mmalign.errors import BadRow
 from mmalign.objectives import rwr, sft
 from mmalign.parts import Parts
 from mmalign.records import Prompt
@@ -45,23 +46,27 @@ def run_in(folder, worth=worth_of):
     )
 
 
+def collected(run, options, **how):
+    return collect(run, options, run.parts.data, **how)
+
+
 def test_a_collected_pair_keeps_the_whole_prompt_and_is_not_made_twice(tmp_path):
     run, options = run_in(tmp_path), Collect(samples_per_prompt=6)
-    made, pairs = run.parts.policy, collect(run, options)
+    made, pairs = run.parts.policy, collected(run, options)
     assert [pairs[i]["prompt"] for i in range(len(pairs))] == PROMPTS
     assert all(worth_of(pairs[i]["chosen"].read_text()) > worth_of(pairs[i]["rejected"].read_text()) for i in range(2))
     encoded = made.encode([pairs[0]["prompt"]], [pairs[0]["chosen"]], torch.Generator())
     assert encoded.mask.sum() == len(pairs[0]["chosen"].read_text()) + 1
     run.parts.policy = None
-    assert collect(run, options)[1] == pairs[1]
+    assert collected(run, options)[1] == pairs[1]
 
 
 def test_the_best_of_n_is_the_chosen_one_of_the_pairs(tmp_path):
     """RAFT: the same samples, of which only the best is learned from."""
     (tmp_path / "a").mkdir()
-    pairs = collect(run_in(tmp_path / "a"), Collect(samples_per_prompt=6))
+    pairs = collected(run_in(tmp_path / "a"), Collect(samples_per_prompt=6))
     run = run_in(tmp_path)
-    rows = collect(run, Collect(samples_per_prompt=6, keep="best"))
+    rows = collected(run, Collect(samples_per_prompt=6, keep="best"))
     assert [rows[i]["sample"].read_text() for i in range(2)] == [pairs[i]["chosen"].read_text() for i in range(2)]
     assert [rows[i]["score"] for i in range(2)] == [worth_of(rows[i]["sample"].read_text()) for i in range(2)]
     assert [rows[i]["prompt"] for i in range(len(rows))] == PROMPTS
@@ -71,12 +76,42 @@ def test_the_best_of_n_is_the_chosen_one_of_the_pairs(tmp_path):
 
 def test_all_samples_keep_their_scores_and_know_their_rivals(tmp_path):
     run = run_in(tmp_path)
-    rows = collect(run, Collect(samples_per_prompt=3, keep="all"))
+    rows = collected(run, Collect(samples_per_prompt=3, keep="all"))
     assert [rows[i]["prompt"] for i in range(len(rows))] == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
     assert rows[1]["rivals"] == [rows[i]["score"] for i in range(3)]
     batch = {name: [rows[i][name] for i in (1, 4)] for name in rows[0]}
     terms = rwr.terms(Parts(run.parts.policy, None, []), batch, torch.Generator())
     assert terms["rivals"].tolist() == [rows[1]["rivals"], rows[4]["rivals"]]
+
+
+class Rows(list):
+    """Prompts, of which None stands for one that cannot be read."""
+
+    def __getitem__(self, index):
+        if (prompt := super().__getitem__(index)) is None:
+            raise BadRow(f"row {index + 1}: no prompt")
+        return {"prompt": prompt}
+
+
+def test_a_bad_prompt_is_left_out_and_counted_and_changes_no_other_sample(tmp_path, capsys):
+    folders = [tmp_path / name for name in ("good", "bad", "strict")]
+    good, bad, strict = (run_in(folder) for folder in folders if folder.mkdir() is None)
+    good.parts.data = Rows([PROMPTS[0], Prompt("d"), PROMPTS[1]])
+    bad.parts.data = strict.parts.data = Rows([PROMPTS[0], None, PROMPTS[1]])
+    whole = collected(good, Collect(keep="best"))
+    rows = collected(bad, Collect(keep="best"), skip_bad=True)
+    assert "1 bad rows were left out, for example row 2: no prompt" in capsys.readouterr().out
+    assert [rows[i]["prompt"] for i in range(len(rows))] == PROMPTS
+    assert [rows[i]["sample"].read_text() for i in range(2)] == [whole[i]["sample"].read_text() for i in (0, 2)]
+    assert [rows[i]["sample"].parent.name for i in range(2)] == ["00000", "00002"]
+    with pytest.raises(BadRow, match="row 2: no prompt"):
+        collected(strict, Collect(keep="best"))
+    assert not list(tmp_path.glob("strict/*/*.jsonl"))
+
+
+def test_prompts_that_are_all_bad_are_refused(tmp_path):
+    with pytest.raises(UserError, match="every row is bad, for example row 1: no prompt"):
+        collect(run_in(tmp_path), Collect(), Rows([None, None]), skip_bad=True)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +175,7 @@ def test_what_is_kept_must_be_what_the_objective_needs(keep, objective, missing,
 
 def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):
     with pytest.raises(UserError, match=r"tie, differ by less than collect\.least_gap or have no score"):
-        collect(run_in(tmp_path, lambda text: float("nan")), Collect(keep="best"))
+        collected(run_in(tmp_path, lambda text: float("nan")), Collect(keep="best"))
     assert Collect(keep="best").columns == {"prompt", "sample", "score"}
 
 

@@ -120,12 +120,36 @@ def test_a_killed_collection_goes_on_without_asking_again(world):
     journal.write_text(journal.read_text() + '{"row": 4, "ans')  # torn by the kill
     world.write(SAID)
     folder = world.collect(resume=True)
-    assert world.asked == list("dEfg")
+    assert world.asked == list("dEfg") + list("c??")  # what had no verdict comes last, and whole
     assert (folder / "segments.jsonl").read_bytes() == (whole / "segments.jsonl").read_bytes()
-    assert collecting.summary(folder) == collecting.summary(whole)
+    assert {**collecting.summary(folder), "spent": {"coins": 9}} == collecting.summary(whole)
+
+
+def test_where_no_verdict_was_given_the_judge_is_asked_again(world):
+    def existence():
+        return [[labels["existence"] for *_, labels in row["segments"]] for row in lines(folder / "segments.jsonl")]
+
+    def now_says(none_of):
+        (world.folder / "letters.py").write_text(PLUGIN.replace('"none" if t == "?"', f'"none" if t in {none_of!r}'))
+        world.collect(resume=True)
+        return "".join(world.asked)
+
+    folder = world.collect()
+    a, c, d = ["faithful", "hallucinated"], ["faithful", None], [["faithful"], ["hallucinated"], ["faithful"] * 2]
+    assert existence() == [a, c, [None], *d]
+    assert now_says("aBc?dEfg") == "c??"  # what had a verdict is not asked, or keeps it where it is
+    assert existence() == [a, c, [None], *d]
+    assert now_says("c") == "c??"  # of two lines that tell as much the later one counts
+    assert existence() == [a, [None, "faithful"], ["faithful"], *d]
+    assert now_says("") == "c?"
+    assert existence() == [a, ["faithful"] * 2, ["faithful"], *d]
+    told = collecting.summary(folder)
+    assert (told["answers"], told["verdicts"]["existence"], told["spent"]) == (7, {"yes": 7, "no": 2}, {"coins": 17})
+    assert now_says("aBc?dEfg") == ""
 
 
 def test_what_is_finished_is_left_alone(world):
+    world.write([text.replace("?", "x") for text in SAID])
     folder = world.collect()
     before = (folder / "segments.jsonl").read_bytes()
     with pytest.raises(UserError, match="already holds a run: go on with --resume"):
@@ -147,6 +171,8 @@ def test_a_judge_that_says_nothing_at_all_is_a_failure(world):
         collecting.collect(chosen)
     assert collecting.summary(chosen.folder)["unread"] == 3
     assert not (chosen.folder / "segments.jsonl").exists()
+    collecting.collect(world.chosen(), resume=True)  # whose judge reads them again
+    assert collecting.summary(chosen.folder)["unread"] == 0
 
 
 def test_bad_rows_stop_or_are_left_out_and_counted(world):

@@ -311,7 +311,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(["a", "b", "on", "null", "1"]), PLAIN, max_size=4))
 def test_plain_data_reads_back_equal(tmp_path_factory, plain):
     path = tmp_path_factory.mktemp("dump") / "x.yaml"

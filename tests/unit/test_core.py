@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mmalign import UserError, checkpoint
 from mmalign.config import Trainer
@@ -129,3 +130,7 @@ def test_the_cosine_schedule_is_half_way_in_the_middle_and_never_nothing():
 
 def test_a_run_of_warming_up_alone_has_a_rate_to_its_end():
     assert [rate(Trainer(steps=2, warmup_steps=2, schedule="linear"), step) for step in range(3)] == [1 / 3, 2 / 3, 0]
+
+
+def test_no_example_of_a_property_has_a_deadline():
+    assert settings().deadline is None

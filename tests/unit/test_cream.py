@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -39,7 +39,6 @@ def test_golden_number_of_consistency():
     assert (found + 1) / 2 == pytest.approx(0.9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=0, max_size=6))
 def test_rankings_agree_with_themselves_and_are_the_reverse_of_their_negative(values):
     scores, ties = doubles(*values), len(set(values)) < len(values)
@@ -54,7 +53,6 @@ def loss(a, b, c, beta=0.1):
     return cream.loss(doubles(a), doubles(b), doubles(c), beta=beta).values.item()
 
 
-@settings(deadline=None)
 @given(RATIO, RATIO, st.floats(0, 1))
 def test_trust_is_between_dpo_and_its_reverse(a, b, c):
     forward, backward = (
@@ -131,7 +129,7 @@ def test_pairs_know_how_consistent_their_prompts_ranking_was(tmp_path):
     run, options = run_in(tmp_path), Collect(samples_per_prompt=4, consistency="length")
     (worth,) = run.parts.reward.rewards
     run.parts.reward = WeightedReward([worth, CheckedReward("length", length)], [1.0, 0.0])
-    policy, pairs = run.parts.policy, collect(run, options)
+    policy, pairs = run.parts.policy, collect(run, options, run.parts.data)
     drawn = policy.sample([Prompt("ab")] * 4 + [Prompt("c")] * 4, range(8))
     scores = run.parts.reward(drawn)
     for i in range(2):
@@ -142,7 +140,8 @@ def test_pairs_know_how_consistent_their_prompts_ranking_was(tmp_path):
     found = cream.terms(Parts(policy, None, []), batch, toy.rng())
     assert found["consistency"].tolist() == batch["consistency"]
     (tmp_path / "plain").mkdir()
-    assert "consistency" not in collect(run_in(tmp_path / "plain"), Collect(samples_per_prompt=4))[0]
+    run = run_in(tmp_path / "plain")
+    assert "consistency" not in collect(run, Collect(samples_per_prompt=4), run.parts.data)[0]
 
 
 CONFIG = """

@@ -9,10 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from mmalign import UserError
+from mmalign.builtin.parts import mmalign_datasets
 from mmalign.cli import app
 from mmalign.data.check import Checker, Readable
 from mmalign.data.convert import convert
 from mmalign.data.feedback import Preferences, Ratings
+from mmalign.data.layouts import layout as layout_of
 from mmalign.data.presets import PRESETS, preset
 from mmalign.data.sources import Pairs, SampleRows
 from mmalign.data.stream import lines
@@ -53,7 +55,7 @@ def written(folder: Path, rows: list, name: str = "rows.jsonl") -> Path:
 
 
 def faults(path: Path, layout: str = "mmalign"):
-    checker = Checker(preset(layout), path.parent, look)
+    checker = Checker(layout_of(layout), path.parent, look)
     return list(checker.file(path)), checker.summary
 
 
@@ -206,6 +208,83 @@ def test_a_long_json_list_is_read_in_pieces(tmp_path, monkeypatch):
 
 def test_every_preset_names_its_columns():
     assert all(layout.columns for layout in PRESETS.values())
+
+
+# ---- mmalign's own layouts by the names of their sources
+
+SAID = {"prompt": "What?", "completion": "A cat.", "images": ["a.png"]}
+TWO = {"prompt": "What?", "first": "A cat.", "second": "A dog.", "preference": "first"}
+SEEN = {"prompt": "x", "sample": "a.png"}
+OWN = {
+    "pairs": (GOOD, {"rejected": "a.png"}, "identical sides"),
+    "unpaired": (GOOD, {"chosen": ""}, "holds no picture"),
+    "goal-pairs": ({**GOOD, "scores": [2, 1]}, {"scores": None}, "no `scores`"),
+    "samples": (SEEN, {"sample": "none.png"}, "empty file"),
+    "labelled": ({**SEEN, "label": 1}, {"label": 7}, "label out of range"),
+    "scored": ({**SEEN, "score": 0.5}, {"score": "much"}, "is no finite number"),
+    "ratings": ({**SEEN, "rating": 4}, {"rating": None}, "no rating"),
+    "preferences": (
+        {"prompt": "x", "first": "a.png", "second": "b.png", "preferences": {"a": "first", "b": None}},
+        {"second": "broken.png"},
+        "cannot read picture",
+    ),
+    "prompts": ({"prompt": "x"}, {"prompt": ""}, "empty text"),
+    "directions": ({"prompt": "x"}, {"prompt": ""}, "empty text"),
+    "text-prompts": ({"prompt": "x", "images": ["a.png"]}, {"images": ["nowhere.png"]}, "no such file"),
+    "text-directions": ({"prompt": "x"}, {"prompt": 3}, "neither a text nor a list"),
+    "text-pairs": (
+        {"prompt": "x", "chosen": "A cat.", "rejected": "A dog.", "images": ["a.png"]},
+        {"images": ["a.png", "broken.png"]},
+        "cannot read picture",
+    ),
+    "text-unpaired": ({"prompt": "x", "chosen": "A cat.", "rejected": "A dog."}, {"rejected": "A cat."}, "identical"),
+    "text-goal-pairs": (
+        {"prompt": "x", "chosen": "A cat.", "rejected": "A dog.", "scores": [2, 1]},
+        {"scores": [2]},
+        "holds two numbers",
+    ),
+    "text-samples": (SAID, {"completion": " "}, "an answer is empty"),
+    "text-scored": ({**SAID, "score": 1}, {"score": None}, "is no finite number"),
+    "text-ratings": ({**SAID, "ratings": {"a": 1, "b": None}}, {"ratings": {"a": "good"}}, "'good' is no rating"),
+    "text-preferences": (TWO, {"second": "A cat."}, "both sides are the same"),
+    "text-segments": (
+        {**SAID, "segments": [[0, 5, {"object": "faithful"}]]},
+        {"segments": [[0, 99, {"object": "faithful"}]]},
+        "is not within the answer",
+    ),
+}
+
+
+def test_every_source_has_a_layout_to_be_checked_as():
+    assert {spec.name for spec in mmalign_datasets()} == set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_a_source_cannot_read_is_found_by_the_check_of_its_name(name, pictures):
+    good, change, reason = OWN[name]
+    found, summary = faults(written(pictures, [good, {**good, **change}]), name)
+    assert [cell.row for cell in found] == [2], found
+    assert reason in found[0].reason
+    assert (summary.rows, summary.bad, summary.ties) == (2, 1, 0)
+
+
+def test_ties_among_preferences_are_counted_and_are_no_fault(pictures):
+    path = written(pictures, [TWO, {**TWO, "preference": "tie"}, {**TWO, "second": "A cat.", "preference": 0}])
+    found, summary = faults(path, "text-preferences")
+    assert (found, summary.ties) == ([], 2)
+
+
+def test_numbers_of_a_file_without_types_are_numbers(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,completion,rating\nWhat?,A cat.,4\nWhat?,A dog.,good\n")
+    (cell,), _ = faults(tmp_path / "rows.csv", "text-ratings")
+    assert (cell.row, cell.reason) == (2, "'good' is no rating: it is a number, or null where there is none")
+
+
+def test_a_file_is_checked_as_the_type_of_its_data(run, tmp_path):
+    path = written(tmp_path, [{"prompt": "x", "completion": "y", "rating": 1}, {"prompt": "x", "completion": "y"}])
+    outcome = run("check", path, "--preset", "text-ratings")
+    assert outcome.exit_code == 2
+    assert "row 2: no rating: give a number" in outcome.output
 
 
 # ---- bad rows in training -------------------------------------------------------------------------------------------

@@ -36,8 +36,9 @@ def test_preferences_keep_dimensions_ties_and_strength(write, told, preferences,
 
 def test_pairs_of_better_and_worse_are_preferences_too(tmp_path, write):
     pair = {"prompt": "a cat", "chosen": "1.png", "rejected": "2.png"}
-    rows = Preferences(write(pair, {**pair, "tie": True}, {**pair, "scores": [0.25, 0.75]}))
-    assert [row["preferences"][EVERY] for row in rows] == [1, 0, 1]
+    alike = {**pair, "scores": [0.5, 0.5]}
+    rows = Preferences(write(pair, {**pair, "tie": True}, {**pair, "scores": [0.25, 0.75]}, alike))
+    assert [row["preferences"][EVERY] for row in rows] == [1, 0, 1, 0]
     assert rows[0]["first"] == tmp_path / "1.png"
     assert rows[2]["strengths"] == {EVERY: 0.5}
 

@@ -19,7 +19,7 @@ from unit.toy import ToyModel, gradient, paths, prompts, reward, rng
 
 LOG2 = math.log(2)
 numbers = st.floats(-0.5, 0.5)
-few = settings(deadline=None, max_examples=40)
+few = settings(max_examples=40)
 
 
 def doubles(*rows) -> torch.Tensor:

@@ -216,6 +216,21 @@ def test_a_derived_objective_has_its_own_default():
     assert options.bind_objective(derived, {"beta": 1}).loss(chosen=[])[1] == 1.0
 
 
+def misfits(*, beta: float, dropout: float):
+    if dropout > beta:
+        yield "dropout", f"{dropout:g} is above beta, {beta:g}"
+
+
+def test_options_that_do_not_go_together_are_a_fault_and_nothing_is_bound():
+    both = ObjectiveSpec("both", Objective(loss, terms, misfits=misfits))
+    assert options.check(both, {"beta": 0.25, "dropout": 0.5}) == [("dropout", "0.5 is above beta, 0.25")]
+    assert options.check(both, {"beta": 1, "dropout": 0.5}) == []
+    assert [key for key, _ in options.check(both, {"beta": "much"})] == ["beta"]
+    assert options.complete(both, {"beta": 1}) == options.complete(OBJECTIVE, {"beta": 1})
+    with pytest.raises(UserError, match=r"objective 'both': dropout: 0\.5 is above beta"):
+        options.bind_objective(both, {"beta": 0.25, "dropout": 0.5})
+
+
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +257,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(VALUES)
 def test_completing_is_idempotent_and_builds_the_same(values):
     once = options.complete(spec(Rich), values)

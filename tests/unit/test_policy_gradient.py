@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from mmalign import UserError, checkpoint, hookimpl, loop, options
+from mmalign.builtin import finite
 from mmalign.builtin.parts import mmalign_objectives
 from mmalign.feeds import Rollouts
 from mmalign.maths.advantages import at_last, generalised
@@ -74,7 +75,6 @@ def test_golden_numbers_of_clipping():
     assert clipped(log_ratios, -1.0)[2].item() == pytest.approx(1.8221188, abs=1e-7)
 
 
-@settings(deadline=None)
 @given(st.floats(-2, 2), st.sampled_from([-1.5, 1.0]))
 def test_the_gradient_is_nothing_where_a_step_would_better_what_is_clipped_and_nowhere_else(log_ratio, advantage):
     x = doubles(log_ratio).requires_grad_()
@@ -409,6 +409,16 @@ def test_unscored_samples_and_tied_groups_are_counted(tmp_path: Path):
     assert watch.metrics[0]["rollout/unscored"] == 2
     assert watch.metrics[0]["rollout/tied_groups"] == 3
     assert watch.metrics[0]["skipped"] == 0
+
+
+def test_a_run_in_which_no_sample_is_scored_says_so(tmp_path: Path, capsys):
+    reward = WeightedReward([CheckedReward("silent", lambda samples: [None] * len(samples))], [1.0])
+    run = made(tmp_path, "grpo", {"beta": 0.1}, plugins=(finite,), rewards=reward, steps=2, batch_size=16)
+    run.hook.mmalign_run_start(run=run)
+    loop.train(run)
+    run.hook.mmalign_run_end(run=run, error=None)
+    assert "warning: none of the 2 updates had a gradient" in capsys.readouterr().out
+    assert "reward/mean is null" in (tmp_path / "warnings.jsonl").read_text()
 
 
 @pytest.mark.parametrize(("name", "given"), [("grpo", {"beta": 0.1}), ("ppo", {}), ("ddpo", {"least": 5})])

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mmalign import options, plugins
+from mmalign import UserError, options, plugins
 from mmalign.objectives import dpo, flow_rwr, paired, rwr, sft, spin, superhf
 from mmalign.parts import Parts
 from mmalign.records import Prompt
@@ -57,7 +57,6 @@ def test_golden_weights_of_rwr(temperature, expected):
     assert_close(found / 3, doubles(*expected), atol=1e-7, rtol=0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=6), st.floats(-50, 50), st.floats(0.1, 50))
 def test_softmax_weights_are_one_on_average_and_do_not_see_a_constant(scores, constant, temperature):
     r = doubles(*scores)
@@ -107,6 +106,15 @@ def test_scores_and_rivals_come_from_the_rows_or_the_batch(process):
     told = rwr.terms(parts, {**batch, "rivals": [[0.5, 1.0], [-1.0], [2.0, 3.0]]}, rng())["rivals"]
     assert_close(told, doubles(0.5, 1.0, -1.0, -math.inf, 2.0, 3.0).view(3, 2))
     assert_close(found["log_probs"], sft.terms(parts, batch, rng())["log_probs"])
+
+
+@pytest.mark.parametrize(("name", "process"), [("rwr", "tokens"), ("rwr", "denoising"), ("nft", "denoising")])
+def test_a_row_alone_needs_rivals(name, process):
+    parts, batch = made(process)
+    alone = {column: rows[:1] for column, rows in batch.items()}
+    with pytest.raises(UserError, match=r"a row without `rivals` .* set trainer\.batch_size to 2"):
+        bound(name).terms(parts, alone, rng())
+    bound(name).terms(parts, {**alone, "rivals": [[0.5, 1.0]]}, rng())
 
 
 # ---- SuperHF

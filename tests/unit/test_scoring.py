@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mmalign import UserError, plugins
+from mmalign import UserError, options, plugins
 from mmalign.builtin import held_out
 from mmalign.builtin.files import read_rows
+from mmalign.builtin.parts import mmalign_objectives
 from mmalign.maths.agreement import accuracy, recalls, tie_calibrated_accuracy
 from mmalign.objectives import bradley_terry, btt, reward_regression, segment_classification
 from mmalign.objectives.labels import by_head, class_indices
@@ -60,7 +61,23 @@ def test_golden_numbers_of_bradley_terry(strength, margin, scaled):
     assert bt(0.8, margin=float(strength)) == pytest.approx(margin, abs=1e-6)
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize(
+    ("chosen", "wrong"),
+    [
+        ({"strength": "margin"}, True),
+        ({"strength": "margin", "margin": 0}, True),
+        ({"strength": "margin", "margin": 1}, False),
+        ({"strength": "scale"}, False),
+        ({}, False),
+    ],
+)
+def test_a_strength_that_multiplies_no_margin_is_refused(chosen, wrong):
+    (spec,) = (spec for spec in mmalign_objectives() if spec.name == "bradley-terry")
+    told = options.check(spec, chosen)
+    assert [key for key, _ in told] == ["strength"] * wrong
+    assert all("`margin`, which is 0" in sentence and "leave strength out" in sentence for _, sentence in told)
+
+
 @given(GAP, GAP)
 def test_bradley_terry_sees_differences_alone_and_both_sides_alike(gap, shift):
     assert bt(gap) == pytest.approx(bt(gap, shift=shift))
@@ -76,7 +93,6 @@ def test_golden_numbers_of_ties():
     assert [math.exp(-ties(0.0, p)) for p in (1.0, -1.0, 0.0)] == pytest.approx([1 / 6, 1 / 6, 2 / 3])
 
 
-@settings(deadline=None)
 @given(GAP, st.floats(1.001, 50))
 def test_probabilities_with_ties_add_up_and_are_symmetric(gap, theta):
     first, second, tie = (math.exp(-ties(gap, preference, theta)) for preference in (1.0, -1.0, 0.0))
@@ -150,7 +166,6 @@ def test_golden_numbers_of_ensembles():
     assert combined(scores, "mean-std", 0.5).item() == pytest.approx(2.33333 - 0.5 * math.sqrt(14) / 3, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=5), st.floats(-5, 5))
 def test_ensembles_move_with_their_members(scores, shift):
     for by in ("mean", "min", "mean-std", "mean-variance"):
@@ -170,7 +185,6 @@ def test_accuracy_is_of_decided_pairs():
     assert tie_calibrated_accuracy(doubles(1.0), doubles(NAN)).isnan()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0]), st.sampled_from([1.0, -1.0, 0.0])), min_size=1))
 def test_tie_calibrated_accuracy_is_the_best_of_all_thresholds(cells):
     def at(epsilon):

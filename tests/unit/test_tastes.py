@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -38,7 +38,6 @@ def test_golden_number_of_the_divergence():
     assert found.item() == pytest.approx(0.6782653, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-1, 1)), min_size=1, max_size=4))
 def test_the_divergence_is_0_for_a_stranger_and_above_for_all_others(cells):
     mean, log_variance = (torch.tensor([row], dtype=torch.float64) for row in zip(*cells, strict=True))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -68,7 +68,6 @@ def test_changes(one, other, expected):
     assert tuple("".join("01"[flag] for flag in side) for side in flags) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12), st.lists(st.integers(0, 3), max_size=12))
 def test_without_changes_nothing_is_flagged_and_with_them_both_sides_are(one, other):
     mine, theirs = changed(one, other)
@@ -243,6 +242,12 @@ def test_the_weights_of_tis_are_bounded_and_turned_round_for_losers():
     assert_close(losers[[0, -1]], doubles(0.5, -1.5).exp())
     assert_close(winners * losers, torch.ones_like(winners))
     assert_close(tis_dpo.weights(c, 3.0, -0.5, 1.5), 3 * torch.stack([winners, losers]))
+
+
+def test_bounds_the_wrong_way_round_are_refused():
+    with pytest.raises(UserError, match=r"'tis-dpo': lowest: 2 is above `highest`, 1\.5, .* exchange them"):
+        bound("tis-dpo", lowest=2)
+    bound("tis-dpo", lowest=1.5)
 
 
 @pytest.mark.parametrize("name", ["tis-dpo", "t-reg"])

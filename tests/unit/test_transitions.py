@@ -82,7 +82,7 @@ FLOW = Flow()
 ON_FLOWS = ["flow-grpo", "dance-grpo", "cps"]
 pairs_of_times = st.tuples(st.floats(0.02, 1), st.floats(0.01, 0.99)).map(lambda p: (p[0], p[0] * p[1]))
 levels = st.floats(0.01, 1)
-few = settings(deadline=None, max_examples=40)
+few = settings(max_examples=40)
 
 
 def times(t: float, t_next: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,10 +11,12 @@ from torch.testing import assert_close
 from mmalign.errors import UserError
 from mmalign.processes.scoring import Heads, ScoringPolicy
 from mmalign.records import Prompt, Samples
+from mmalign.rewards import trained
 from mmalign_video import tiny
 from mmalign_video.models.judge import TEMPLATE, LanguageLora, VideoJudge
-from mmalign_video.rewards import published
-from mmalign_video.rewards.video_reward import VideoReward, at_rate
+from mmalign_video.rewards import published, video_reward
+from mmalign_video.rewards.video_reward import VideoReward
+from mmalign_video.videos import at_rate
 
 PROMPTS = [Prompt("a red circle"), Prompt("two blue squares and a star that moves left")]
 
@@ -182,6 +184,18 @@ def test_a_part_of_the_layout_is_told(qwen: Path, tmp_path: Path) -> None:
     (tmp_path / "model_config.json").write_text("{")
     with pytest.raises(UserError, match=r"model_config\.json cannot be read .*: download it again"):
         published.load(tmp_path)
+
+
+def test_a_trained_model_sees_samples_at_its_own_rate_whichever_reward_asks_it(qwen: Path, monkeypatch) -> None:
+    made = perturbed(policy(qwen, frame_rate=2.0))
+    for module in (trained, video_reward):
+        monkeypatch.setattr(module, "load" if module is trained else "load_run", lambda path: made)
+    videos = some(16)
+    samples = Samples(PROMPTS, videos, frame_rate=8.0)
+    expected = scores(made, PROMPTS, videos[:, ::4]).mean(dim=1)
+    assert not torch.allclose(scores(made, PROMPTS, videos).mean(dim=1), expected, atol=1e-3)
+    assert_close(VideoReward(str(qwen), standardize=False)(samples).values, expected)
+    assert_close(trained.RewardModel(str(qwen))(samples).values, expected)
 
 
 def test_frames_are_those_shown_at_the_rate() -> None:

@@ -6,7 +6,8 @@ coco-images       the same file, and captions_val2014.json: for CHAIR
 object-halbench   obj_halbench_300_with_image.jsonl {"image_id", "question", "image"}, and both files of COCO
 mmhal             response_template.json {"question", "gt_answer", "image_content", "question_type", "image_src"}
 amber             query_all.json {"id", "image", "query"} and annotations.json {"id", "type", "truth", "hallu"}
-visco             test.jsonl {"question", "image", "response", and what is correct and wrong of it}
+
+Those of VISCO are in `mmalign_lvlm.visco`.
 """
 
 import base64
@@ -28,17 +29,9 @@ from mmalign.records import Media, Prompt
 from mmalign_lvlm.metrics.pope import Split, questions
 
 DESCRIBE = "Describe this image in detail."
-CRITICISE = """{question}
-
-Somebody answered "{answer}", for these reasons:
-{steps}
-
-Look at the picture and say which of this is correct. Write one JSON object and nothing else:
-{{"step_1": {{"correctness": "correct" or "incorrect", "explanation": "what is wrong, or empty"}}, ..., \
-"answer_correctness": "correct" or "incorrect"}}"""
 
 
-class _Prompts:
+class Prompts:
     """Prompts, read when the source is made."""
 
     def __init__(self, prompts: Iterable[Prompt]):
@@ -51,7 +44,7 @@ class _Prompts:
         return {"prompt": self._prompts[index]}
 
 
-class PopePrompts(_Prompts):
+class PopePrompts(Prompts):
     """POPE's questions.
 
     path: a file, or several. The split of each is what its name ends with: `coco_pope_adversarial.json`.
@@ -72,7 +65,7 @@ class PopePrompts(_Prompts):
         )
 
 
-class PopeQuestions(_Prompts):
+class PopeQuestions(Prompts):
     """Questions as POPE's, made from the annotations of pictures.
 
     instances: a file like COCO's `instances_val2014.json`. images: the folder of the pictures. splits: which negatives.
@@ -104,7 +97,7 @@ class PopeQuestions(_Prompts):
         )
 
 
-class CocoImages(_Prompts):
+class CocoImages(Prompts):
     """Pictures to describe, with the `objects` that are in them and `references` that people wrote.
 
     instances: COCO's `instances_val2014.json`. captions: its `captions_val2014.json`. images: the folder of the pictures.
@@ -126,7 +119,7 @@ class CocoImages(_Prompts):
         super().__init__(Prompt(ask, known.metadata(name), (Path(images) / name,)) for name in chosen)
 
 
-class ObjectHalBenchPrompts(_Prompts):
+class ObjectHalBenchPrompts(Prompts):
     """The prompts of Object HalBench, with the `objects` that are in their pictures and `references` that people wrote.
 
     path: `obj_halbench_300_with_image.jsonl`. instances, captions: files of COCO.
@@ -138,10 +131,10 @@ class ObjectHalBenchPrompts(_Prompts):
 
     @staticmethod
     def _read(row: "Line", known: "Annotations") -> Prompt:
-        return Prompt(row["question"], known.metadata(known.file(row)), (_picture(row),))
+        return Prompt(row["question"], known.metadata(known.file(row)), (picture(row),))
 
 
-class MmhalPrompts(_Prompts):
+class MmhalPrompts(Prompts):
     """MMHal-Bench's questions.
 
     path: `response_template.json`. images: the folder of the pictures, called as at the end of their `image_src`.
@@ -156,7 +149,7 @@ class MmhalPrompts(_Prompts):
         return Prompt(row["question"], metadata, (images / PurePosixPath(row["image_src"]).name,))
 
 
-class AmberPrompts(_Prompts):
+class AmberPrompts(Prompts):
     """AMBER's requests for a description and questions.
 
     path: `query_all.json`, or one of its parts. annotations: `annotations.json`. images: the folder of the pictures.
@@ -172,25 +165,6 @@ class AmberPrompts(_Prompts):
             raise row.bad(f"the annotations have no id {row['id']}")
         metadata = {key: value for key, value in known[row["id"]].cells.items() if key in ("type", "truth", "hallu")}
         return Prompt(row["query"], metadata, (images / row["image"],))
-
-
-class ViscoPrompts(_Prompts):
-    """VISCO's questions with an answer and its steps, for the model to criticise.
-
-    path: `test.jsonl`. template: what the model is asked, with `{question}`, `{answer}` and `{steps}`.
-    """
-
-    def __init__(self, path: str, template: str = CRITICISE):
-        super().__init__(read(path, self._read, template))
-
-    @staticmethod
-    def _read(row: "Line", template: str) -> Prompt:
-        steps = row["response"]["reasoning"]
-        numbered = "\n".join(f"{i}. {step}" for i, step in enumerate(steps, start=1))
-        known = ("question", "answer_correctness", "reasoning_correctness", "reasoning_critic")
-        metadata = {"reasoning": steps, **{key: row[key] for key in known}}
-        parts = {"question": row["question"], "answer": row["response"]["answer"], "steps": numbered}
-        return Prompt(_filled(template, parts), metadata, (_picture(row),))
 
 
 class Annotations:
@@ -292,7 +266,7 @@ def _text(path: str) -> str:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _picture(row: Line) -> Media:
+def picture(row: Line) -> Media:
     """A picture that stands in the row itself."""
     try:
         return base64.b64decode(row["image"], validate=True)
@@ -300,7 +274,8 @@ def _picture(row: Line) -> Media:
         raise row.bad("`image` is no picture in base64") from None
 
 
-def _filled(template: str, parts: Mapping[str, Any]) -> str:
+def filled(template: str, parts: Mapping[str, Any]) -> str:
+    """A template with its parts. Raises UserError where it has a place for anything else."""
     try:
         return template.format(**parts)
     except (KeyError, IndexError, ValueError, AttributeError) as error:

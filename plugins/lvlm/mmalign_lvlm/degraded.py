@@ -56,9 +56,10 @@ class DegradedPairs(TextPairs):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         row = super().__getitem__(index)
-        rng, prompt = random.Random(f"{self._seed} {index}"), row["prompt"]
+        place, prompt = self._rows[index], row["prompt"]
+        rng = random.Random(f"{self._seed} {place}")
         if not prompt.images:
-            raise UserError(f"row {index + 1} shows no picture, so that nothing can be shown worse: leave it out")
+            raise UserError(f"row {place + 1} shows no picture, so that nothing can be shown worse: leave it out")
         return {**row, "degraded": replace(prompt, images=tuple(self._worse(one, rng) for one in prompt.images))}
 
     def _worse(self, media: Media, rng: random.Random) -> Media:

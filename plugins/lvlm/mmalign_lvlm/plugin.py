@@ -43,7 +43,8 @@ def mmalign_metrics() -> Iterator[MetricSpec]:
     yield MetricSpec(
         "faithscore", f"{home}.faithscore:FaithScore", judge=frozenset({"facts", "verdicts"}), paper="arXiv:2311.01477"
     )
-    yield MetricSpec("visco", f"{home}.visco:Visco", judge=frozenset({"answers"}), paper="arXiv:2412.02172")
+    for name, metric in {"visco": "visco:Visco", "visco-correction": "visco_correction:ViscoCorrection"}.items():
+        yield MetricSpec(name, f"{home}.{metric}", judge=frozenset({"answers"}), paper="arXiv:2412.02172")
 
 
 @hookimpl
@@ -63,9 +64,10 @@ def mmalign_datasets() -> Iterator[DataSpec]:
         ("object-halbench", "ObjectHalBenchPrompts", "arXiv:2312.00849"),
         ("mmhal", "MmhalPrompts", "arXiv:2309.14525"),
         ("amber", "AmberPrompts", "arXiv:2311.07397"),
-        ("visco", "ViscoPrompts", "arXiv:2412.02172"),
     ):
         yield DataSpec(name, f"mmalign_lvlm.benchmarks:{source}", paper=paper)
+    for name, source in {"visco": "ViscoPrompts", "visco-corrections": "ViscoCorrections"}.items():
+        yield DataSpec(name, f"mmalign_lvlm.visco:{source}", paper="arXiv:2412.02172")
 
 
 @hookimpl

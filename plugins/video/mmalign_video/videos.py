@@ -55,6 +55,16 @@ def write(samples: Samples, folder: Path) -> Sequence[Path]:
     return paths
 
 
+def at_rate(frames: Tensor, rate: float | None, wanted: float | None) -> Tensor:
+    """Of frames `[F, 3, H, W]`, `rate` a second, those that are shown at each of the times 0, 1 / wanted, ...; all of them
+    where either is not known."""
+    if not rate or not wanted:
+        return frames
+    count = max(1, round(len(frames) / rate * wanted))
+    places = (torch.arange(count) * rate / wanted + 1e-6).long().clamp(max=len(frames) - 1)
+    return frames[places.to(frames.device)]
+
+
 def _encode(frames: Tensor, path: Path, frame_rate: float) -> None:
     """H.264, or MPEG-4 where it is missing; their players want even sides, so the last row or column may be doubled."""
     height, width = frames.shape[-2:]

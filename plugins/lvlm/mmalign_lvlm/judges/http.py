@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +12,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from mmalign.errors import UserError
 from mmalign.records import Answer, Fact, Media, Prompt, Verdict
 from mmalign_lvlm import facts, pictures
-from mmalign_lvlm.judges import QUESTION, checked
+from mmalign_lvlm.judges import QUESTION, checked, yes_or_no
 from mmalign_lvlm.judges.client import Client, Message, Question
 
 AGAIN = "Answer with one word: yes or no."
-_YES_OR_NO = re.compile(r"""\W*(yes|no)[\s*_"'`)\]]*($|[.,;:!?\n]|\s[-–—]\s)""", re.IGNORECASE)
-"""The word alone or before a stop: "No idea" and "Yes and no" are neither, and are asked again."""
 
 
 class HttpJudge:
@@ -74,7 +71,7 @@ class HttpJudge:
         asked = [
             Question(
                 [_user(self.template.replace("{fact}", fact.text), shown[id(prompt)])],
-                _yes_or_no,
+                _verdict,
                 AGAIN,
             )
             for prompt, fact in questions
@@ -102,9 +99,10 @@ class HttpJudge:
         return self.client.spent()
 
 
-def _yes_or_no(text: str) -> Verdict | None:
-    match = _YES_OR_NO.match(text)
-    return Verdict("yes" if match[1].lower() == "yes" else "no") if match else None
+def _verdict(text: str) -> Verdict | None:
+    """None where it is asked again."""
+    yes = yes_or_no(text)
+    return None if yes is None else Verdict("yes" if yes else "no")
 
 
 def _something(text: str) -> str | None:

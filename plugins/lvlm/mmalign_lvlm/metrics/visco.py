@@ -21,6 +21,7 @@ from mmalign.builtin.statistics import mean
 from mmalign.metrics import f1, ratio
 from mmalign.parts import Asks, Counts
 from mmalign.records import Prompt, Samples
+from mmalign_lvlm.judges import yes_or_no
 from mmalign_lvlm.metrics import told
 
 MATCH = """Two people say what is wrong with a step of an answer to a question. Do both name the same mistake?
@@ -33,7 +34,6 @@ To be checked: {explanation}
 Answer with one word: yes or no."""
 
 _MEANS = {"correct": True, "yes": True, "true": True, "incorrect": False, "no": False, "false": False}
-_YES_OR_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 class Step(NamedTuple):
@@ -59,7 +59,7 @@ class Visco:
         read = [(prompt, critique(text, len(_steps(prompt)))) for prompt, text in pairs]
         asked = [list(questions(prompt, said)) for prompt, said in read]
         answers = iter(judge.ask([Prompt(text) for rows in asked for _, text in rows]))
-        matches = [[(step, _match(next(answers))) for step, _ in rows] for rows in asked]
+        matches = [[(step, yes_or_no(next(answers) or "")) for step, _ in rows] for rows in asked]
         return [_counted(prompt, said, found) for (prompt, said), found in zip(read, matches, strict=True)]
 
     def numbers(self, sums: Counts) -> Counts:
@@ -120,11 +120,6 @@ def _counted(prompt: Prompt, said: Critique, matches: Sequence[tuple[int, bool |
 
 def _f1(found: float, called: float, wrong: float) -> float:
     return f1(ratio(found, called), ratio(found, wrong))
-
-
-def _match(said: str | None) -> bool | None:
-    match = _YES_OR_NO.match(said or "")
-    return match[1].lower() == "yes" if match else None
 
 
 def _steps(prompt: Prompt) -> Sequence[str]:

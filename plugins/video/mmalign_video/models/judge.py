@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmalign.data.sources import conditioned
 from mmalign.errors import UserError
 from mmalign.processes.scoring import Encoded, Ends, Heads
-from mmalign.records import Media, Prompt
+from mmalign.records import Media, Prompt, Samples
 from mmalign_video import videos
 
 TEMPLATE = """Rate this generated video in three ways, each by itself.
@@ -139,6 +139,10 @@ class VideoJudge:
         ids = processor.tokenizer.convert_tokens_to_ids(self.tokens)
         places = torch.stack([(inputs["input_ids"] == one).int().argmax(dim=1) for one in ids], dim=1)
         return Encoded(inputs, places[:, None])
+
+    def viewed(self, samples: Samples) -> Sequence[Media]:
+        """Their frames at the rate that is looked at."""
+        return [videos.at_rate(one, samples.frame_rate, self.frame_rate) for one in samples.media]
 
     def _frames(self, medium: Media) -> Tensor:
         """`[F, 3, H, W]` of 8 bits."""

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from mmalign.errors import UserError
 from mmalign.locations import locate
 from mmalign.records import Samples
@@ -46,11 +43,10 @@ class VideoReward(Scored):
         super().__init__(policy, head, standardize)
 
     def media(self, samples: Samples) -> list[Any]:
-        """Frames at the rate that the model looks at. Raises UserError for what is no video."""
+        """As the model is to see them. Raises UserError for what is no video."""
         if samples.media.ndim != 5:
             raise UserError(f"this reward rates videos [B, F, 3, H, W], not media {list(samples.media.shape)}")
-        rate = getattr(self.policy.model, "frame_rate", None)
-        return [at_rate(one, samples.frame_rate, rate) for one in samples.media]
+        return super().media(samples)
 
 
 def _words(template: str) -> str:
@@ -60,13 +56,3 @@ def _words(template: str) -> str:
     if not Path(template).is_file():
         raise UserError(f"template: no such file: {template}")
     return Path(template).read_text(encoding="utf-8")
-
-
-def at_rate(frames: Tensor, rate: float | None, wanted: float | None) -> Tensor:
-    """Of frames `[F, 3, H, W]`, `rate` a second, those that are shown at each of the times 0, 1 / wanted, ...; all of them
-    where either is not known."""
-    if not rate or not wanted:
-        return frames
-    count = max(1, round(len(frames) / rate * wanted))
-    places = (torch.arange(count) * rate / wanted + 1e-6).long().clamp(max=len(frames) - 1)
-    return frames[places.to(frames.device)]
