@@ -69,3 +69,13 @@ def mmalign_read_media(path: Path) -> "Tensor | None":
 
     frames = videos.read(path)
     return None if path.suffix.lower() == ".gif" and len(frames) == 1 else frames
+
+
+@hookimpl
+def mmalign_frame_rate(path: Path) -> float | None:
+    """A video's own, or its mean where it varies."""
+    if path.suffix.lower() not in VIDEOS | {".gif"}:
+        return None
+    from mmalign_video import videos
+
+    return videos.frame_rate(path)
