@@ -41,7 +41,7 @@ HOMES = {
         *("chair", "object-halbench", "pope", "amber", "mmhal", "faithscore", "visco"),
         *("pope-questions", "coco-images", "lookback", "self-correction", "self-corrections"),
     ),
-    "mmalign-video": ("diffusers-video", "video-reward", "latent-video-reward", "flow-nrg", "worldsimbench"),
+    "mmalign-video": ("diffusers-video", "video-reward", "latent-video-reward", "dsg", "flow-nrg", "worldsimbench"),
     "mmalign-shapes": (
         *("oracle", "video-oracle", "caption-oracle", "caption-recall", "captions", "shapes-oracle"),
         *(

@@ -26,8 +26,9 @@ def mmalign_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """What a trained VideoReward says of videos."""
+    """What a trained VideoReward says of videos; whether they show what the prompt says, fact by fact."""
     yield RewardSpec("video-reward", "mmalign_video.rewards.video_reward:VideoReward", paper="arXiv:2501.13918")
+    yield RewardSpec("dsg", "mmalign_video.rewards.dsg:SceneGraph", paper="arXiv:2310.18235")
 
 
 @hookimpl
