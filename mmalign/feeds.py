@@ -218,6 +218,7 @@ class Rollouts:
             "passes": self._passes,
             "order": self._order,
             "past": self._past,
+            "updates": self._run.parts.policy.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -225,6 +226,7 @@ class Rollouts:
         state = _placed(dict(state), self._run.engine.device)
         self._prompts.load_state_dict(state["prompts"])
         self._asked, self._worked_out, self._past = state["asked"], state["worked_out"], state["past"]
+        self._run.parts.policy.updates = state.get("updates", 0)
         self._passes, self._order = state["passes"], state["order"]
         self._rollout = None
         if (kept := state["rollout"]) is not None:
@@ -246,6 +248,7 @@ class Rollouts:
     def _made(self) -> Rollout:
         """A new buffer, and what the objective makes of it."""
         run, options = self._run, self.options
+        run.parts.policy.updates = run.step
         self._asked = self._prompts.draw()
         with run.engine.autocast():  # as the updates will, so that both find the same log-probabilities
             rollout = self._sampled()

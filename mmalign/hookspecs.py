@@ -286,12 +286,25 @@ def mmalign_split(text: str) -> Sequence[tuple[int, int]] | None:
 def mmalign_read_media(path: Path) -> "Tensor | str | None":
     """Read one sample back from a file, or return None if its kind of file is not yours. Since 1.
 
-    Returns pixels `[C, H, W]` in [0, 1], or the text of an answer. Raise `UserError` for a file of your kind that cannot be
-    read.
+    Returns pixels `[C, H, W]` in [0, 1], of videos `[F, C, H, W]`, or the text of an answer. Raise `UserError` for a file of
+    your kind that cannot be read.
 
     Example::
 
         @hookimpl
         def mmalign_read_media(path):
             return read_png(path) if path.suffix == ".png" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mmalign_frame_rate(path: Path) -> float | None:
+    """Tell how many frames a second there are of what `mmalign_read_media` reads from a file, or return None if its kind of
+    file is not yours. Since 1.
+
+    Example::
+
+        @hookimpl
+        def mmalign_frame_rate(path):
+            return rate_of_mp4(path) if path.suffix == ".mp4" else None
     """

@@ -42,7 +42,7 @@ HOMES = {
         *("visco-correction", "visco-corrections", "pope-questions", "coco-images", "lookback"),
         *("self-correction", "self-corrections"),
     ),
-    "mmalign-video": ("diffusers-video", "video-reward", "latent-video-reward", "flow-nrg", "worldsimbench"),
+    "mmalign-video": ("diffusers-video", "video-reward", "latent-video-reward", "dsg", "flow-nrg", "worldsimbench"),
     "mmalign-shapes": (
         *("oracle", "video-oracle", "caption-oracle", "caption-recall", "captions", "shapes-oracle"),
         *(

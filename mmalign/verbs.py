@@ -203,16 +203,17 @@ def _part(found: plugins.Plugins, kind: str, name: str, options: Sequence[str]) 
 
 
 def _read(manifest: Path, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:
-    """The samples of a manifest in their order, in batches of equal shape."""
+    """The samples of a manifest in their order, in batches of equal shape and frame rate."""
     rows, told = SampleRows(str(manifest)), table(str(manifest))
     for start in track(range(0, len(rows), batch_size), "batches scored"):
         places = range(start, min(start + batch_size, len(rows)))
-        media = [read_media(found, Path(str(rows[i]["sample"]))) for i in places]
+        files = [Path(str(rows[i]["sample"])) for i in places]
+        media = [(read_media(found, file), found.hook.mmalign_frame_rate(path=file)) for file in files]
         prompts = [replace(rows[i]["prompt"], metadata=told[i]) for i in places]
         pairs = zip(prompts, media, strict=True)
-        for _, alike in groupby(pairs, key=lambda pair: getattr(pair[1], "shape", None)):
+        for (_, rate), alike in groupby(pairs, key=lambda pair: (getattr(pair[1][0], "shape", None), pair[1][1])):
             some, made = zip(*alike, strict=True)
-            yield Samples(some, batched(made))
+            yield Samples(some, batched([one for one, _ in made]), frame_rate=rate)
 
 
 def read_media(found: plugins.Plugins, path: Path) -> Any:

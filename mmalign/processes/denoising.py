@@ -24,7 +24,17 @@ from mmalign.records import LogProbs, Prompt, Rollout, Samples, Scores
 from mmalign.samplers import gradient, guided, repair
 from mmalign.samplers.guidance import Denoise, between, classifier_free
 from mmalign.samplers.guided import Slope, Tally
-from mmalign.samplers.walk import Noise, Step, end, noisy_steps, trained_steps, trajectories, walk, windows
+from mmalign.samplers.walk import (
+    Noise,
+    Step,
+    end,
+    noisy_steps,
+    trained_steps,
+    trajectories,
+    walk,
+    window_after,
+    windows,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,13 @@ class Sampling:
     eta: η, how much noise the steps draw: 0 is deterministic. Of diffusion models, 1 is as much as DDPM; of flow models the
         papers take 0.7 (Flow-GRPO), 0.3 (DanceGRPO) and 0.8 (CPS).
     sde: what η says; see `mmalign.maths.transitions`. None is ddim for diffusion models and flow-grpo for flow models.
-    window: so many steps in a row, at a random place of each sample's own, draw noise and all others none (MixGRPO with
-        random windows, arXiv:2507.21802); None is all. Sampling with gradient has no window.
+    window: so many steps in a row, w, draw noise and all others none (MixGRPO, Li et al. 2025, arXiv:2507.21802); None is
+        all. Each sample has its window at a random place of its own, unless `window_every` is set. Sampling with gradient
+        has no window.
+    window_every: τ: all windows are at one place, which moves with training (MixGRPO's progressive windows; there 25). After
+        k updates they begin at the step l = s (⌊k / τ⌋ mod P), the noisiest being 0, where P = ⌊(M - w) / s⌋ + 1 places
+        have room among the M steps that draw noise.
+    window_stride: s.
     """
 
     steps: PositiveInt = 50
@@ -45,6 +60,8 @@ class Sampling:
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     sde: Kind | None = None
     window: PositiveInt | None = None
+    window_every: PositiveInt | None = None
+    window_stride: PositiveInt = 1
 
 
 # Within the policy its own attribute hides the class of that name.
@@ -188,9 +205,11 @@ class DenoisingPolicy(SurrogatePolicy):
     def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], starts: Sequence[int] | None = None) -> Rollout:
         """What `sample` gives, with the log-probabilities of its noisy steps `[B, U]` but the last, means over dimensions.
 
-        `replay` finds the same while nothing trains. Raises UserError where no step draws noise.
+        `replay` finds the same while nothing trains. Raises UserError where no step draws noise, or no window is there to move.
         starts: other seeds for the noise that the samples begin with and for the place of their window.
         """
+        if self.sampling.window is None and self.sampling.window_every is not None:
+            raise UserError("sampling.window_every: there is no window that could move: set sampling.window, too")
         x, noisy, noise = self._start(seeds, starts)
         counted = trained_steps(noisy)
         if not counted.any():
@@ -263,9 +282,17 @@ class DenoisingPolicy(SurrogatePolicy):
 
         x = noise(torch.ones(len(seeds), dtype=torch.bool))
         noisy = noisy_steps(self.model.path, self._grid(), self.sde)
-        if self.sampling.window is None:
-            return x, noisy.expand(len(seeds), -1), noise
-        return x, windows(trained_steps(noisy), self.sampling.window, generators), noise
+        return x, self._drawing(noisy, generators), noise
+
+    def _drawing(self, noisy: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """`[B, N]`: which steps of which sample draw noise, of those that could, `noisy` `[N]`."""
+        size, every = self.sampling.window, self.sampling.window_every
+        if size is None:
+            return noisy.expand(len(generators), -1)
+        if every is None:
+            return windows(trained_steps(noisy), size, generators)
+        window = window_after(trained_steps(noisy), size, self.sampling.window_stride, self.updates // every)
+        return window.expand(len(generators), -1)
 
     def _walk(self, denoise: Denoise, x: Tensor, noisy: Tensor, noise: Noise) -> Iterator[Step]:
         return walk(denoise, self.model.path, x, self._grid(), noisy, self.sde, noise)

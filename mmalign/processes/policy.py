@@ -47,6 +47,8 @@ class AdapterPolicy(Generic[Model]):
 
     model: Model
     sampling: Any
+    updates: int = 0
+    """How many updates the weights had when the buffer of rollouts was begun that is made now, or was made last."""
 
     @contextmanager
     def sampled(self, sampling: Any) -> Iterator[None]:

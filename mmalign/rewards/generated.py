@@ -2,7 +2,8 @@
 stays as it is: Prompt-A-Video, Ji et al. 2024, arXiv:2412.15156; Promptist, Hao et al. 2022, arXiv:2212.09611.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from mmalign import options, plugins
 from mmalign.errors import UserError
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.implicit import policy_of
+from mmalign.rewards.shared import shared
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 
 
@@ -67,8 +69,7 @@ class Generated:
 def placed(reward: WeightedReward, device: torch.device | str) -> WeightedReward:
     """The same rewards, their weights on `device`."""
     for one in reward.rewards:
-        if (place := getattr(one.function, "to", None)) is not None:
-            place(device)
+        one.to(device)
     return reward
 
 
@@ -82,9 +83,25 @@ def rewards_of(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
 
 def reward_of(section: Mapping[str, Any], key: str) -> CheckedReward:
     """The reward that a section of a config names. key: where the section stands. Raises UserError where it names none."""
-    rest = {name: value for name, value in section.items() if name != "weight"}
+    rest = {name: value for name, value in section.items() if name not in ("weight", "name")}
+    spec, given = _named("reward", rest, key)
+    return CheckedReward(section.get("name", spec.name), spec.load()(**given))
+
+
+def judge_of(section: Mapping[str, Any], key: str, needs: Collection[str]) -> Any:
+    """The judge that a section of a config names, which offers all that `needs` names; rewards with equal sections share one.
+    Raises UserError where it does not.
+    """
+    spec, given = _named("judge", section, key)
+    if missing := sorted(set(needs) - spec.offers):
+        raise UserError(f"{key}: judge '{spec.name}' gives no {' and no '.join(missing)}: name one that does")
+    return shared(("judge", json.dumps(section, sort_keys=True, default=str)), lambda: spec.load()(**given))
+
+
+def _named(kind: str, section: Mapping[str, Any], key: str) -> tuple[Any, dict[str, Any]]:
+    """The spec of a section's `type`, and its other keys as arguments."""
+    rest = dict(section)
     if "type" not in rest:
-        raise UserError(f"{key}: missing `type`: write it as one of the `rewards` of a config")
-    spec = plugins.load().catalogue.find("reward", rest.pop("type")).spec
-    name = rest.pop("name", spec.name)
-    return CheckedReward(name, spec.load()(**options.parsed(spec, rest)))
+        raise UserError(f"{key}: missing `type`: write it as the {kind} of a config")
+    spec = plugins.load().catalogue.find(kind, rest.pop("type")).spec
+    return spec, options.parsed(spec, rest)

@@ -12,6 +12,7 @@ from mmalign.errors import UserError, nearest
 from mmalign.locations import locate
 from mmalign.processes import process_class
 from mmalign.records import Media, Samples, Scores
+from mmalign.rewards.shared import shared, written
 
 
 class Scored:
@@ -61,7 +62,8 @@ class RewardModel(Scored):
     """
 
     def __init__(self, path: str, head: str | None = None, standardize: bool = False):
-        super().__init__(load(path), head, standardize)
+        key = ("trained", path, written(Path(locate(path))))
+        super().__init__(shared(key, lambda: load(path)), head, standardize)
 
 
 def load(path: str) -> Any:

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +60,12 @@ class CheckedReward:
 
     name: str
     function: Callable[[Samples], Any]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move its weights, if it has any."""
+        if (move := getattr(self.function, "to", None)) is not None:
+            move(device)
+        return self
 
     def __call__(self, samples: Samples) -> Scores:
         """Score samples. Raises UserError when the reward refuses them, or does not give one number a sample."""

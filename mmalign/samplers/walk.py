@@ -80,11 +80,29 @@ def windows(noisy: Tensor, size: int, generators: list[torch.Generator]) -> Tens
 
     Raises UserError when fewer steps draw noise.
     """
-    first, count = noisy.int().argmax(), int(noisy.sum())
+    places = _places(noisy, size)
+    return _in_a_row(noisy, size, torch.cat([torch.randint(0, places, (1,), generator=one) for one in generators]))
+
+
+def window_after(noisy: Tensor, size: int, stride: int, moves: int) -> Tensor:
+    """`[N]`: `size` steps in a row, at first the noisiest; each of the `moves` takes them `stride` steps on, and from where
+    there is no room for another they are the noisiest again. Raises UserError when fewer steps draw noise.
+    """
+    starts = range(0, _places(noisy, size), stride)
+    return _in_a_row(noisy, size, torch.tensor([starts[moves % len(starts)]]))[0]
+
+
+def _places(noisy: Tensor, size: int) -> int:
+    """How many places there are for a window."""
+    count = int(noisy.sum())
     if not 1 <= size <= count:
         raise UserError(f"sampling.window: {size} steps that draw noise, but only {count} of {len(noisy)} do")
-    starts = torch.cat([torch.randint(0, count - size + 1, (1,), generator=one) for one in generators]).to(noisy.device)
-    places = torch.arange(len(noisy), device=noisy.device) - first - starts[:, None]
+    return count - size + 1
+
+
+def _in_a_row(noisy: Tensor, size: int, starts: Tensor) -> Tensor:
+    """`[B, N]`: the `size` steps from `starts` `[B]` on, counted from the first that draws noise."""
+    places = torch.arange(len(noisy), device=noisy.device) - noisy.int().argmax() - starts.to(noisy.device)[:, None]
     return (places >= 0) & (places < size)
 
 

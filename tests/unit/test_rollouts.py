@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mmalign import UserError
+from mmalign import UserError, checkpoint, hookimpl, loop
 from mmalign.maths.transitions import step
+from mmalign.options import check_callable
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy, Sampling
+from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.samplers.walk import noisy_steps, trained_steps
+from unit import toy_runs
 from unit.toy import SHAPE, ToyModel, gradient, parts, paths, prompts
 
 STEPS, SEEDS = 5, [3, 4, 5, 6]
@@ -156,6 +159,79 @@ def test_a_window_of_all_steps_is_no_window():
     """But for the numbers that place it, which there is only one way to do."""
     whole = policy("flow", eta=0.7, window=STEPS - 1).rollout(prompts(2), SEEDS[:2])
     assert [unit["steps"].tolist() for unit in whole.units] == [list(range(STEPS - 1))] * 2
+
+
+def window(made: DenoisingPolicy, updates: int) -> list[list[int]]:
+    """The noisy steps of two samples of a buffer that is made after so many updates."""
+    made.updates = updates
+    return [unit["steps"].tolist() for unit in made.rollout(prompts(2), SEEDS[:2]).units]
+
+
+@pytest.mark.parametrize(
+    ("size", "every", "stride", "starts"),
+    [
+        (2, 1, 1, [0, 1, 2, 0, 1]),
+        (2, 2, 1, [0, 0, 1, 1, 2, 2, 0]),
+        (2, 1, 2, [0, 2, 0, 2]),
+        (1, 1, 2, [0, 2, 0]),
+        (3, 1, 5, [0, 0, 0]),
+        (4, 1, 1, [0, 0, 0]),
+    ],
+)
+def test_a_window_moves_on_from_the_noisiest_steps_and_begins_again(size, every, stride, starts):
+    """Of four steps that draw noise and are no last ones: l = s (floor(k / tau) mod P)."""
+    made = policy("flow", eta=0.7, window=size, window_every=every, window_stride=stride)
+    for updates, start in enumerate(starts):
+        assert window(made, updates) == [list(range(start, start + size))] * 2
+
+
+def test_a_window_that_moves_draws_no_number_but_noise():
+    """So where it covers all steps it is no window, bit for bit, as none at a random place is."""
+    whole = policy("flow", eta=0.7, window=STEPS - 1, window_every=3).rollout(prompts(2), SEEDS[:2])
+    assert whole.samples.media.equal(policy("flow", eta=0.7).rollout(prompts(2), SEEDS[:2]).samples.media)
+
+
+def test_a_window_that_moves_needs_one_that_fits():
+    with pytest.raises(UserError, match=r"sampling\.window: 5 steps that draw noise, but only 4 of 5 do"):
+        policy(window=5, window_every=2).rollout(prompts(1), [0])
+    with pytest.raises(UserError, match=r"sampling\.window_every: there is no window that could move"):
+        policy(window_every=2).rollout(prompts(1), [0])
+    assert len(policy(window_every=2).sample(prompts(1), [0])) == 1  # an evaluation's `window: null`
+    wrong = {"window": 0, "window_every": 0, "window_stride": 0}
+    assert {key for key, _ in check_callable(Sampling, wrong)} == wrong.keys()
+
+
+def test_a_resumed_run_goes_on_with_the_window_of_its_update(tmp_path):
+    """Two updates a buffer and a move every two: resumed within the third buffer, the fourth is as if nothing had been."""
+
+    class Watch:
+        def __init__(self):
+            self.steps = []
+
+        @hookimpl
+        def mmalign_rollout(self, run, rollout):
+            self.steps += [(run.step, *unit["steps"].tolist()) for unit in rollout.units[:1]]
+
+    def ready(name, watch, restored=({}, {})):
+        model = policy("flow", eta=0.7, window=2, window_every=2)
+        reward = WeightedReward([CheckedReward("light", lambda samples: samples.media.mean(dim=(1, 2, 3)))], [1.0])
+        given = {"plugins": (watch,), "rewards": reward, "model": model, "restored": restored}
+        (tmp_path / name).mkdir()
+        return toy_runs.made(tmp_path / name, "grpo", **given, steps=8, batch_size=8)
+
+    whole, rest = Watch(), Watch()
+    run = ready("whole", whole)
+    run.steps = 5
+    loop.train(run)
+    folder, run.steps = run.checkpoint(), 8
+    loop.train(run)
+    assert whole.steps == [(0, 0, 1), (2, 1, 2), (4, 2, 3), (6, 0, 1)]
+    again = ready("rest", rest, checkpoint.read(folder, 0))
+    assert again.parts.policy.updates == 4  # of the buffer that is half used
+    loop.train(again)
+    assert rest.steps == whole.steps[3:]
+    expected, found = run.parts.policy.state_dict(), again.parts.policy.state_dict()
+    assert all(found[key].equal(expected[key]) for key in expected)
 
 
 def test_parts_replay_as_the_whole_does():

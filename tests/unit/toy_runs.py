@@ -33,9 +33,11 @@ def made(
     plugins: tuple[Any, ...] = (),
     rewards: Any = None,
     rollouts: dict[str, Any] | None = None,
+    model: Any = None,
     **trainer: Any,
 ) -> run.Run:
-    """A run that is ready to train. given: the objective's options. restored: what a checkpoint of it held."""
+    """A run that is ready to train. given: the objective's options. restored: what a checkpoint of it held. model: the policy,
+    if not the toy language model."""
     (spec,) = (spec for spec in mmalign_objectives() if spec.name == objective)
     trainer = {"steps": 4, "batch_size": 8, "learning_rate": 0.05, "weight_decay": 0.0, **trainer}
     plain = {"name": "toy", "model": "m", "data": "d", "objective": objective, "trainer": trainer}
@@ -50,7 +52,7 @@ def made(
         rollouts=Rollouts(**{"prompts": 4, "samples_per_prompt": 4, "batch_size": 6, **(rollouts or {})}),
     )
     torch.manual_seed(0)
-    toy = policy(max_new_tokens=5)
+    toy = model or policy(max_new_tokens=5)
     if "values" in spec.needs:
         toy.add_critic()
     rows = [{"prompt": prompt} for prompt in PROMPTS]

@@ -129,6 +129,42 @@ def test_all_that_is_asked_trains_and_comes_back(folder: Folder, tmp_path: Path)
         made.model.noisy(told.inputs["x"][..., :4], told.inputs["t"], {})
 
 
+def test_blind_heads_cannot_know_the_prompt(folder: Folder) -> None:
+    """They read what others read of the empty prompt; others read what they do without blind ones."""
+    blind, plain = latent(folder("wan"), blind=("VQ", "MQ")), latent(folder("wan"))
+    videos = media()
+    for made in (blind, plain):
+        made.headed.linear.weight.data.mul_(100)  # random weights say little of a prompt
+
+    def scored(made: ScoringPolicy, prompts: list[Prompt]) -> torch.Tensor:
+        with made.judging():
+            return made.scores(made.noised(made.encode(prompts, videos), rng()))
+
+    found, swapped = scored(blind, PROMPTS), scored(blind, PROMPTS[::-1])
+    assert_close(swapped[:, :2], found[:, :2], atol=1e-5, rtol=0)
+    assert (swapped[:, 2] - found[:, 2]).abs().min() > 1e-4
+    assert (scored(plain, PROMPTS[::-1]) - scored(plain, PROMPTS)).abs().min() > 1e-4
+    assert_close(found[:, :2], scored(plain, [Prompt("")] * 2)[:, :2])
+    assert_close(found[:, 2], scored(plain, PROMPTS)[:, 2])
+    assert blind.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(UserError, match="blind: no head is called 'VG'; they are VQ, MQ, TA"):
+        latent(folder("wan"), blind=("VG",))
+
+
+def test_blind_heads_train_and_lead(folder: Folder) -> None:
+    made = latent(folder("wan"), blind=("VQ", "MQ"))
+    told = made.noised(made.encode(PROMPTS, media()), rng())
+    made.scores(told)[:, :2].sum().backward()
+    assert all(one.grad is not None for one in made.network.backbone.head.parameters())
+    x = told.inputs["x"].clone().requires_grad_()
+    slopes = [
+        torch.autograd.grad(made.scores(made.model.noisy(x, told.inputs["t"], condition))[:, 1].sum(), x)[0]
+        for condition in map(made.model.condition, (TEXTS, TEXTS[::-1]))
+    ]
+    assert slopes[0].abs().max() > 0
+    assert_close(slopes[0], slopes[1], atol=1e-6, rtol=0)
+
+
 # ---- guidance
 
 

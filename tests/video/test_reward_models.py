@@ -1,6 +1,9 @@
 """VideoReward: tokens for dimensions, prompts that quality cannot know, the published layout; on a tiny Qwen2-VL."""
 
+import gc
 import json
+import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -166,6 +169,26 @@ def test_the_published_layout_rates_as_the_model_that_was_written(qwen: Path, tm
     assert_close(scaled(samples).values, (expected[:, 2] + 2) / 2)
     with pytest.raises(UserError, match="has no head 'TQ'"):
         VideoReward(str(tmp_path), head="TQ")
+
+
+def test_rewards_of_one_model_share_it_while_it_is_held_and_until_it_is_written_anew(
+    qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = published_as(perturbed(policy(qwen, vision=True)), qwen, tmp_path, True)
+    load, loaded = published.load, []
+    monkeypatch.setattr(published, "load", lambda *given: loaded.append(given) or load(*given))
+    rewards = [VideoReward(str(folder), head=name) for name in ("VQ", "MQ", "TA")]
+    assert len(loaded) == 1
+    samples = Samples(PROMPTS, some(), frame_rate=2.0)
+    every = rewards[0](samples).dimensions
+    assert all(torch.equal(one(samples).values, every[one.head]) for one in rewards)
+    assert VideoReward(str(folder), dtype="bfloat16").policy is not rewards[0].policy
+    os.utime(folder / "checkpoint-10/model.pth", (0, 0))
+    assert VideoReward(str(folder)).policy is not rewards[0].policy
+    held = weakref.ref(rewards[0].policy)
+    del rewards, every
+    gc.collect()
+    assert held() is None
 
 
 def test_a_part_of_the_layout_is_told(qwen: Path, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
+from mmalign import plugins, verbs
 from mmalign.builtin.statistics import estimates
 from mmalign.cli import app
 from mmalign.errors import UserError
@@ -166,6 +169,45 @@ def test_the_recipe_trains_an_evaluator_that_is_compared_with_people(tmp_path: P
     assert {"OE/BC/score", "OE/IA/accuracy", "AD/IA/plcc", "AD/KE/score"} <= found.keys()
     assert "OE/BC/accuracy" not in found
     assert abs(found["AD/IA/plcc"]["mean"]) == pytest.approx(1, abs=1e-6)  # of two points
+
+
+SEEN = '''
+from mmalign import RewardSpec, hookimpl
+
+def seen():
+    """The frame rate of what it is shown, -1 where nobody knows."""
+    return lambda samples: [samples.frame_rate or -1.0] * len(samples)
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("seen", seen)
+'''
+
+
+def test_scored_videos_have_the_frame_rate_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos of one size and another rate are no batch; pictures have none."""
+    rates = [8.0, 16.0, 16.0, 12.5]
+    rows = [{"prompt": "go", "sample": f"{i}/0000.mp4"} for i in range(len(rates))]
+    for i, rate in enumerate(rates):
+        (tmp_path / str(i)).mkdir()
+        videos.write(Samples([Prompt("go")], clip(4)[None], frame_rate=rate), tmp_path / str(i))
+    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
+    rows.append({"prompt": "go", "sample": "picture.png"})
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "seen.py").write_text(SEEN)
+    found = plugins.load([str(tmp_path / "seen.py")])
+    monkeypatch.setattr(plugins, "load", lambda: found)
+    assert verbs.score(tmp_path, ["seen"])["seen"]["scores"] == pytest.approx([*rates, -1.0])
+
+
+def test_the_evaluator_is_moved() -> None:
+    moved: list[str] = []
+    made = WorldSimBench.__new__(WorldSimBench)
+    made.reward = CheckedReward("said", SimpleNamespace(to=moved.append))
+    assert made.to("cpu") is made
+    assert moved == ["cpu"]
+    made.reward = CheckedReward("said", len)
+    made.to("cpu")
 
 
 def test_nothing_to_score_with_is_told(tmp_path: Path) -> None:

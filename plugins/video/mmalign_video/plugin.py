@@ -26,8 +26,9 @@ def mmalign_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def mmalign_rewards() -> Iterator[RewardSpec]:
-    """What a trained VideoReward says of videos."""
+    """What a trained VideoReward says of videos; whether they show what the prompt says, fact by fact."""
     yield RewardSpec("video-reward", "mmalign_video.rewards.video_reward:VideoReward", paper="arXiv:2501.13918")
+    yield RewardSpec("dsg", "mmalign_video.rewards.dsg:SceneGraph", paper="arXiv:2310.18235")
 
 
 @hookimpl
@@ -69,3 +70,13 @@ def mmalign_read_media(path: Path) -> "Tensor | None":
 
     frames = videos.read(path)
     return None if path.suffix.lower() == ".gif" and len(frames) == 1 else frames
+
+
+@hookimpl
+def mmalign_frame_rate(path: Path) -> float | None:
+    """A video's own, or its mean where it varies."""
+    if path.suffix.lower() not in VIDEOS | {".gif"}:
+        return None
+    from mmalign_video import videos
+
+    return videos.frame_rate(path)

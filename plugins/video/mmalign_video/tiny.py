@@ -36,6 +36,10 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessor,
+    Owlv2Processor,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -273,11 +277,35 @@ def qwen2_vl() -> tuple[Any, Any]:
 
 def save_judge(folder: Path, seed: int = 0) -> Path:
     """Save the tiny Qwen2-VL and its processor in `folder` and return it. Same seed, same weights."""
+    return _saved(qwen2_vl, folder, seed)
+
+
+def _saved(make: Callable[[], tuple[Any, Any]], folder: Path, seed: int) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for part in qwen2_vl():
+        for part in make():
             part.save_pretrained(folder)
     return folder
+
+
+def owlv2() -> tuple[Any, Any]:
+    """OWLv2 and its processor: a box for each of 16 patches, about half of which it is surer of than not."""
+    tokenizer = clip_tokenizer()
+    tokenizer.model_max_length = 16
+    tower = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = Owlv2Config(
+        text_config={**tower, **words, "vocab_size": len(tokenizer), "max_position_embeddings": 16},
+        vision_config={**tower, "image_size": 16, "patch_size": 4},
+        projection_dim=WIDTH,
+    )
+    processor = Owlv2Processor(Owlv2ImageProcessor(size={"height": 16, "width": 16}), tokenizer)
+    return Owlv2ForObjectDetection(config).eval(), processor
+
+
+def save_detector(folder: Path, seed: int = 0) -> Path:
+    """Save the tiny OWLv2 and its processor in `folder` and return it. Same seed, same weights."""
+    return _saved(owlv2, folder, seed)
 
 
 def hunyuan() -> HunyuanVideoPipeline:

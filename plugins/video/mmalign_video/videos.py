@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,13 @@ def read(media: Media, frame_rate: float | None = None, frames: int | None = Non
             "or set model.frames or model.frame_rate to what the data have"
         )
     return found
+
+
+def frame_rate(media: str | Path) -> float:
+    """How many frames a second `read` gives of a file. Raises UserError that names one that cannot be read."""
+    name = _name(media)
+    with _opened(media, name) as container:
+        return _rate(_stream(container, name))
 
 
 def write(samples: Samples, folder: Path) -> Sequence[Path]:
@@ -89,14 +97,8 @@ def _name(media: Media) -> str:
 
 
 def _decoded(media: str | Path | bytes, name: str, frame_rate: float | None, frames: int | None) -> Tensor:
-    if not isinstance(media, bytes) and not Path(media).is_file():
-        raise UserError(f"no such video: {media}")
-    try:
-        with av.open(io.BytesIO(media) if isinstance(media, bytes) else str(media)) as container:
-            found = list(islice(_frames(container, name, frame_rate), frames))
-    except (av.FFmpegError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"cannot read {name} ({reason}): replace the file or remove its row") from None
+    with _opened(media, name) as container:
+        found = list(islice(_frames(container, name, frame_rate), frames))
     if not found:
         raise UserError(f"{name} holds no frames: replace the file or remove its row")
     if len(sizes := list(dict.fromkeys(f"{one.shape[1]}x{one.shape[0]}" for one in found))) > 1:
@@ -104,15 +106,38 @@ def _decoded(media: str | Path | bytes, name: str, frame_rate: float | None, fra
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
-def _frames(container: Any, name: str, frame_rate: float | None) -> Iterator[np.ndarray[Any, Any]]:
-    """Frames `[H, W, 3]` of 8 bits, `frame_rate` a second."""
+@contextmanager
+def _opened(media: str | Path | bytes, name: str) -> Iterator[Any]:
+    """A container. Raises UserError where it cannot be read, now or within."""
+    if not isinstance(media, bytes) and not Path(media).is_file():
+        raise UserError(f"no such video: {media}")
+    try:
+        with av.open(io.BytesIO(media) if isinstance(media, bytes) else str(media)) as container:
+            yield container
+    except (av.FFmpegError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot read {name} ({reason}): replace the file or remove its row") from None
+
+
+def _stream(container: Any, name: str) -> Any:
+    """The first video in a container that is no picture of its cover. Raises UserError where there is none."""
     streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     if not streams:
         held = "only sound" if container.streams.audio else "no video"
         raise UserError(f"{name} holds {held}: replace the file or remove its row")
-    stream = streams[0]
+    return streams[0]
+
+
+def _rate(stream: Any) -> float:
+    """Frames a second, on average where they vary."""
+    return float(stream.average_rate or stream.guessed_rate or FRAME_RATE)
+
+
+def _frames(container: Any, name: str, frame_rate: float | None) -> Iterator[np.ndarray[Any, Any]]:
+    """Frames `[H, W, 3]` of 8 bits, `frame_rate` a second."""
+    stream = _stream(container, name)
     stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or FRAME_RATE)
+    rate = _rate(stream)
     decoded = _whole(container, stream, _timed(container.decode(stream), 1 / rate), 1 / rate, name)
     for frame in _shown(decoded, frame_rate or rate, 1 / rate):
         yield frame.to_ndarray(format="rgb24")

@@ -67,8 +67,7 @@ class WorldSimBench:
 
     def to(self, device: torch.device | str) -> Self:
         """Move the evaluator, if it can be moved."""
-        if (move := getattr(self.reward.function, "to", None)) is not None:
-            move(device)
+        self.reward.to(device)
         return self
 
     def evaluate(self, samples: Samples) -> list[dict[str, float]]:

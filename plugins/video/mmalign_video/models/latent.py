@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from mmalign.data.cache import content
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.processes.scoring import Encoded, Ends, Heads
 from mmalign.records import Media, Prompt
 from mmalign.samplers.guidance import Condition
@@ -58,11 +58,13 @@ class TimeAware(nn.Module):
 class FirstBlocks(nn.Module):
     """A denoiser's first blocks: latents, times and conditions to features `[B, 1, H]`. What comes after them does not train.
 
-    family: how the denoiser is asked. denoiser: its later blocks are taken from it.
+    family: how the denoiser is asked. denoiser: its later blocks are taken from it. unasked: the condition of no prompt at all;
+        with it features are `[B, 2, H]`, those of no prompt first.
     """
 
-    def __init__(self, family: Any, denoiser: Any, blocks: int):
+    def __init__(self, family: Any, denoiser: Any, blocks: int, unasked: Condition | None = None):
         super().__init__()
+        self.unasked = unasked
         denoiser.blocks = denoiser.blocks[:blocks]
         self.family = family
         self.denoiser = denoiser.requires_grad_(True)
@@ -74,6 +76,12 @@ class FirstBlocks(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """x: latents `[B, ...]`. t: their times `[B]`."""
+        if self.unasked is None:
+            return self._features(x, t, condition)
+        unasked = {name: value.expand(len(x), *value.shape[1:]).to(x.device) for name, value in self.unasked.items()}
+        return torch.cat([self._features(x, t, unasked), self._features(x, t, condition)], dim=1)
+
+    def _features(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         said: list[Tensor] = []
         last = self.denoiser.blocks[-1]
         hook = last.register_forward_hook(lambda module, given, output: said.append(output))
@@ -90,6 +98,8 @@ class LatentVideoReward:
 
     path, dtype, height, width, frames, frame_rate: as of `diffusers-video`; dtype is the text encoder's. Its latents are read.
     heads: `names` of the dimensions of quality.
+    blind: those of them that cannot know the prompt, as visual and motion quality do not in VideoReward: they are read as if
+        nothing was asked for. With any, the blocks are gone through twice.
     blocks: how many of the denoiser's; None is half of them. All of their weights train.
     noised: learn to read through noise; without it the model learns clean latents alone, and then leads badly.
     """
@@ -99,6 +109,7 @@ class LatentVideoReward:
         path: str,
         *,
         heads: Heads = DIMENSIONS,
+        blind: tuple[str, ...] = (),
         blocks: PositiveInt | None = None,
         noised: bool = True,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
@@ -114,6 +125,9 @@ class LatentVideoReward:
 
         if heads.classes:
             raise UserError("heads.classes: they tell segments of a text apart, and a video has none")
+        if unknown := [name for name in blind if name not in heads.names]:
+            told = nearest(unknown[0], heads.names) or f"; they are {', '.join(heads.names)}"
+            raise UserError(f"blind: no head is called '{unknown[0]}'{told}")
         self.pipe, _ = load(path, {"WanPipeline": Wan}, getattr(torch, dtype), torch.float32)
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
@@ -123,8 +137,11 @@ class LatentVideoReward:
         depth = len(self.pipe.transformer.blocks)
         if blocks is not None and blocks > depth:
             raise UserError(f"blocks: the denoiser of {path} has {depth}, not {blocks}")
-        first = FirstBlocks(self.family, self.pipe.transformer, blocks or (depth + 1) // 2)
+        unasked = self.condition([""]) if blind else None
+        first = FirstBlocks(self.family, self.pipe.transformer, blocks or (depth + 1) // 2, unasked)
         self.heads, self.learns_noise, self.width = heads, noised, first.width
+        # Where each head reads: at 0, unless blind heads do that.
+        self._places = [int(name not in blind) for name in heads.names] if blind else None
         self.network: nn.Module = first
         self._first = first
         self._remembered: dict[str | Path, Tensor] = {}
@@ -176,8 +193,8 @@ class LatentVideoReward:
                 f"latents are {list(x.shape[1:])}, but the latent reward reads {list(self.family.latent_shape)}: both must be "
                 "of one pipeline and of one height, width and number of frames"
             )
-        places = torch.zeros(len(x), 1, dtype=torch.long, device=x.device)
-        return Encoded({"x": x, "t": t, **condition}, places)
+        place = torch.tensor(self._places or 0, device=x.device)
+        return Encoded({"x": x, "t": t, **condition}, place.expand(len(x), 1, *place.shape))
 
     def noised(self, encoded: Encoded, rng: torch.Generator, copies: int) -> Encoded:
         """Each sample at a time of its own, t ~ U(0, 1), under noise; `copies` batches one after the other share both."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from mmalign.errors import UserError
 from mmalign.locations import locate
 from mmalign.records import Samples
+from mmalign.rewards.shared import shared, written
 from mmalign.rewards.trained import Scored
 from mmalign.rewards.trained import load as load_run
 from mmalign_video.models.judge import TEMPLATE
@@ -13,6 +14,8 @@ from mmalign_video.models.judge import TEMPLATE
 
 class VideoReward(Scored):
     """What VideoReward says of videos: the mean of its dimensions, each on the scale of its own training, or one of them.
+
+    Rewards of one path, as one for each dimension, share one model.
 
     path: the `model` folder of a run that trained a `video-reward`, or a folder as VideoAlign publishes it, with
         model_config.json and checkpoint-N. head: "VQ", "MQ" or "TA"; None is the mean.
@@ -35,12 +38,13 @@ class VideoReward(Scored):
         from mmalign_video.rewards import published
 
         folder = Path(locate(path))
-        if published.is_published(folder):
-            words = _words(template)
-            policy: Any = published.load(folder, base, words, dtype)
-        else:
-            policy = load_run(path)
-        super().__init__(policy, head, standardize)
+        words = _words(template)
+
+        def load() -> Any:
+            return published.load(folder, base, words, dtype) if published.is_published(folder) else load_run(path)
+
+        key = ("video-reward", path, written(folder), base, words, dtype)
+        super().__init__(shared(key, load), head, standardize)
 
     def media(self, samples: Samples) -> list[Any]:
         """As the model is to see them. Raises UserError for what is no video."""
