@@ -48,8 +48,8 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save(folder: Path, patch_size: int = PATCH) -> None:
-    """Write model and processor. patch_size: what the processor believes."""
+def save(folder: Path, patch_size: int = PATCH, heads: int = 2) -> None:
+    """Write model and processor. patch_size: what the processor believes. heads: of attention."""
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -66,7 +66,7 @@ def save(folder: Path, patch_size: int = PATCH) -> None:
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": heads}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**small, image_size=SIDE, patch_size=PATCH, projection_dim=32),
         text_config=LlamaConfig(

@@ -4,11 +4,12 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from mmalign import options
 from mmalign.errors import UserError
@@ -17,7 +18,7 @@ from mmalign.records import Prompt, Turn
 from mmalign_lvlm.models import Lora, VisionLanguageJudge, VisionLanguageModel
 from mmalign_lvlm.models.engine import Vllm
 
-from .conftest import FEATURES, build, perturbed
+from .conftest import FEATURES, build, perturbed, save
 
 END, IMAGE = 2, 4
 SAID = [9, 10, END, 11]
@@ -36,10 +37,9 @@ class Recorded:
         self.forgotten = 0
         self.made.append(self)
 
-    def generate(self, prompts, params, *, use_tqdm, lora_request):
+    def generate(self, prompts, params, *, use_tqdm):
         assert not torch.is_autocast_enabled("cpu")
-        matrices = load_file(f"{lora_request.path}/adapter_model.safetensors") if lora_request else {}
-        self.asked.append(SimpleNamespace(prompts=prompts, params=params, adapter=lora_request, matrices=matrices))
+        self.asked.append(SimpleNamespace(prompts=prompts, params=params))
         return [self.answer(prompt["prompt_token_ids"]) for prompt in prompts]
 
     def answer(self, ids):
@@ -50,8 +50,12 @@ class Recorded:
         assert method == "reload_weights"
         self.loaded.append({name: weight.detach().clone() for name, weight in kwargs["weights_iterator"]})
 
-    def reset_prefix_cache(self):
-        self.forgotten += 1
+    @property
+    def llm_engine(self):
+        def forget():
+            self.forgotten += 1
+
+        return SimpleNamespace(reset_prefix_cache=forget, reset_mm_cache=forget, reset_encoder_cache=forget)
 
 
 @pytest.fixture
@@ -61,20 +65,10 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     class LLM(Recorded):
         made: ClassVar[list[Recorded]] = []
 
-    def request(name, number, path):
-        return SimpleNamespace(name=name, number=number, path=path)
-
-    for name, offered in {
-        "vllm": {"LLM": LLM, "SamplingParams": lambda **given: given},
-        "vllm.config": {},
-        "vllm.config.lora": {"MaxLoRARanks": Literal[1, 8, 16]},
-        "vllm.lora": {},
-        "vllm.lora.request": {"LoRARequest": request},
-    }.items():
-        module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
-        module.__dict__.update(offered)
-        monkeypatch.setitem(sys.modules, name, module)
+    module = ModuleType("vllm")
+    module.__spec__ = ModuleSpec("vllm", None)
+    module.__dict__.update(LLM=LLM, SamplingParams=lambda **given: given)
+    monkeypatch.setitem(sys.modules, "vllm", module)
     return LLM
 
 
@@ -132,7 +126,6 @@ def test_it_is_told_pictures_seeds_and_all_of_sampling(llava: Path, prompts: lis
         "max_model_len": 90,
         "gpu_memory_utilization": 0.3,
     }
-    assert made.given["max_lora_rank"] == 8  # the next one to 4 that there is
     assert samples.responses == policy.model.decode([SAID[:3]]) * 3
     policy.likeliest(prompts)
     assert {one["temperature"] for one in made.asked[1].params} == {0.0}
@@ -175,60 +168,61 @@ def test_it_leaves_random_numbers_as_they_were(llava: Path, prompts: list[Prompt
 
 
 @pytest.mark.parametrize("kind", [{"foreach": True}, {"fused": True}, {"foreach": False}])
-def test_matrices_are_pushed_when_they_changed_and_only_then(
-    llava: Path, prompts: list[Prompt], kind: dict[str, bool], vllm
+@pytest.mark.parametrize("adapter", [Lora(rank=4), None])
+def test_weights_are_loaded_when_they_changed_and_only_then(
+    llava: Path, prompts: list[Prompt], adapter: Lora | None, kind: dict[str, bool], vllm
 ) -> None:
-    policy = policy_of(llava)
-    policy.sample(prompts, [1, 2, 3])
-    stepped(policy, **kind)
-    policy.sample(prompts, [1, 2, 3])
-    policy.sample(prompts, [4, 5, 6])
-    now = {name: weight.clone() for name, weight in policy.state_dict().items()}
-    with policy.reference():
-        policy.sample(prompts, [1, 2, 3])
-    stepped(policy, **kind)
-    policy.sample(prompts, [1, 2, 3])
-    asked = vllm.made[0].asked
-    assert [one.adapter and one.adapter.number for one in asked] == [None, 1, 1, None, 2]
-    assert asked[1].matrices.keys()
-    assert len(asked[1].matrices) == len(now)
-    for name, weight in now.items():
-        (found,) = (one for key, one in asked[1].matrices.items() if key.endswith(name.replace(".default", "")))
-        assert found.equal(weight)
-    assert not any(asked[4].matrices[key].equal(one) for key, one in asked[1].matrices.items())
-
-
-def test_weights_that_are_put_back_are_pushed(llava: Path, prompts: list[Prompt], vllm) -> None:
-    policy = policy_of(llava)
-    policy.load_state_dict({name: torch.ones_like(weight) for name, weight in policy.state_dict().items()})
-    policy.sample(prompts, [1, 2, 3])
-    (asked,) = vllm.made[0].asked
-    assert asked.matrices
-    assert all((matrix == 1).all() for matrix in asked.matrices.values())
-
-
-def test_all_weights_are_loaded_when_they_changed_and_the_reference_has_its_own(
-    llava: Path, prompts: list[Prompt], vllm
-) -> None:
-    policy = policy_of(llava, adapter=None)
-    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    policy = policy_of(llava, adapter=adapter)
     with policy.reference():
         policy.sample(prompts, [1, 2, 3])
     (made,) = vllm.made
     assert not made.loaded
-    assert "enable_lora" not in made.given
-    stepped(policy)
-    policy.sample(prompts, [1, 2, 3])
-    policy.sample(prompts, [1, 2, 3])
+    for _ in range(2):
+        stepped(policy, **kind)
+        policy.sample(prompts, [1, 2, 3])
+        policy.sample(prompts, [4, 5, 6])
     with policy.reference():
         policy.sample(prompts, [1, 2, 3])
     policy.sample(prompts, [1, 2, 3])
-    now = policy.state_dict()
-    assert made.forgotten == len(made.loaded) == 3
-    for found, expected in zip(made.loaded, (now, before, now), strict=True):
-        assert found.keys() == expected.keys()
-        assert all(found[name].equal(expected[name]) for name in expected)
-    assert {one.adapter for one in made.asked} == {None}
+    assert made.forgotten == 3 * len(made.loaded) == 12
+    first, second, untouched, again = made.loaded
+    assert all(again[name].equal(weight) for name, weight in second.items())
+    for one, other in ((untouched, first), (first, second)):
+        assert one.keys() == other.keys()
+        assert any(not weight.equal(other[name]) for name, weight in one.items())
+
+
+def test_a_reference_is_loaded_as_it_was_read(llava: Path, prompts: list[Prompt], vllm) -> None:
+    policy = policy_of(llava)
+    stepped(policy)
+    policy.sample(prompts, [1, 2, 3])
+    with policy.reference():
+        policy.sample(prompts, [1, 2, 3])
+    plain = dict(build(llava, adapter=None).base.named_parameters())
+    merged, untouched = vllm.made[0].loaded
+    assert merged.keys() == untouched.keys() <= plain.keys()
+    assert all(weight.equal(plain[name]) for name, weight in untouched.items())
+
+
+def test_a_model_with_the_loaded_weights_says_what_lora_says(llava: Path, prompts: list[Prompt], vllm) -> None:
+    policy = policy_of(llava)
+    perturbed(policy.model)
+    policy.sample(prompts, [1, 2, 3])
+    merged = build(llava, adapter=None)
+    weights = dict(merged.base.named_parameters())
+    with torch.no_grad():
+        for name, weight in vllm.made[0].loaded[0].items():
+            weights[name].copy_(weight)
+    units = [[9, 10, END]] * 3
+    found = [model.hidden(model.encode(prompts, units).inputs) for model in (policy.model, merged)]
+    assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_are_put_back_are_loaded(llava: Path, prompts: list[Prompt], vllm) -> None:
+    policy = policy_of(llava)
+    policy.load_state_dict({name: torch.ones_like(weight) for name, weight in policy.state_dict().items()})
+    policy.sample(prompts, [1, 2, 3])
+    assert len(vllm.made[0].loaded) == 1
 
 
 # ---- what is refused
@@ -294,18 +288,28 @@ def test_options_are_those_of_vlm_alone() -> None:
 # ---- vLLM itself
 
 
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A tiny LLaVA that vLLM knows: its tower's weights have the names of published checkpoints, its heads are 32 wide."""
+    tower, file = "vision_tower.", tmp_path / "model.safetensors"
+    save(tmp_path, heads=1)
+    named = {name.replace(tower, f"{tower}vision_model.", 1): weight for name, weight in load_file(file).items()}
+    save_file(named, file, {"format": "pt"})
+    return tmp_path
+
+
 @pytest.mark.parametrize("adapter", [Lora(rank=4), None])
 def test_the_likeliest_answers_are_those_of_transformers(
-    adapter: Lora | None, llava: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    adapter: Lora | None, published: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     sampling = TokensPolicy.Sampling(max_new_tokens=8)
-    ours, theirs = (TokensPolicy(build(llava, adapter=adapter, **how), sampling) for how in ({}, {"vllm": Vllm()}))
+    ours, theirs = (TokensPolicy(build(published, adapter=adapter, **how), sampling) for how in ({}, {"vllm": Vllm()}))
     before = ours.likeliest(prompts).responses
     assert theirs.likeliest(prompts).responses == before
-    for policy in (ours, theirs):
-        perturbed(policy.model)
+    perturbed(ours.model)
+    theirs.load_state_dict(ours.state_dict())
     after = ours.likeliest(prompts).responses
     assert after != before
     assert theirs.likeliest(prompts).responses == after

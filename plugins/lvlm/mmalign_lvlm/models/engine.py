@@ -8,9 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -53,8 +51,8 @@ def check(adapter: Lora | None) -> None:
 class Engine:
     """Draws answers by vLLM.
 
-    path, dtype, adapter: as of `vlm`. never: ids that are not said. weights: what trains, as loaded from `path` when this is
-        made. They are given to vLLM when answers are drawn after they changed: matrices as an adapter of peft, or all of them.
+    path, dtype: as of `vlm`. never: ids that are not said. weights: what trains, as loaded from `path` when this is made. They
+        are given to vLLM when answers are drawn after they changed: all of the language model, with LoRA's matrices merged in.
     """
 
     def __init__(
@@ -62,21 +60,17 @@ class Engine:
         options: Vllm,
         path: str,
         dtype: str,
-        adapter: Lora | None,
         dialogue: "Dialogue",
         weights: "Weights",
         never: Sequence[int],
     ):
         self.path = path
-        self.adapter = adapter
         self.dialogue = dialogue
         self.weights = weights
         self._never = {one: float("-inf") for one in never}
         self._arguments = {"dtype": dtype, "gpu_memory_utilization": options.memory}
         self._llm: Any = None
         self._untouched = self._held = weights.fingerprint()
-        self._pushes = 0
-        self._folder = TemporaryDirectory(prefix="mmalign-vllm-")
         # vLLM reads these when it is imported: to take weights as they are it must not be a process of its own, and its log
         # would go to where results are printed.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -91,8 +85,8 @@ class Engine:
         prompts = {id(one): self._prompt(one) for one in told}
         with torch.autocast(base.device.type, enabled=False):  # its precision is its own
             self._llm = self._llm or self._started(base.device)
-            adapter = self._following(base, untouched)
-            found = self._llm.generate([prompts[id(one)] for one in told], params, use_tqdm=False, lora_request=adapter)
+            self._follow(untouched)
+            found = self._llm.generate([prompts[id(one)] for one in told], params, use_tqdm=False)
         for one, output in zip(told, found, strict=True):
             self._check_read(one, output.prompt_token_ids)
         return [list(output.outputs[0].token_ids) for output in found]
@@ -155,42 +149,19 @@ class Engine:
                 generation_config="vllm",  # none: what `_params` leaves open is neutral
                 enforce_eager=device.type == "cpu",  # graphs pay on an accelerator
                 **self._arguments,
-                **self._room_for_adapter(),
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"model.vllm: vLLM cannot load {self.path}: {' '.join(str(error).split())}") from None
         finally:
             random.load_state_dict(state)
 
-    def _room_for_adapter(self) -> dict[str, Any]:
-        from vllm.config.lora import MaxLoRARanks
-
-        if self.adapter is None:
-            return {}
-        ranks = sorted(get_args(MaxLoRARanks))
-        return {
-            "enable_lora": True,
-            "max_lora_rank": next((one for one in ranks if one >= self.adapter.rank), self.adapter.rank),
-        }
-
-    def _following(self, base: Any, untouched: bool) -> Any:
-        """The adapter to draw with, or None. From here on vLLM's weights are those of `base`."""
+    def _follow(self, untouched: bool) -> None:
+        """From here on vLLM's weights are today's, or those of before training."""
         now = self._untouched if untouched else self.weights.fingerprint()
-        if self.adapter is not None:
-            return None if now == self._untouched else self._pushed(now)
         if now != self._held:
-            weights = dict(base.named_parameters())
-            trained = [(name, weights[name]) for name in self.weights.trainable()]
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": trained})
-            self._llm.reset_prefix_cache()
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self.weights.whole(untouched)})
+            engine = self._llm.llm_engine  # what it has read was read with other weights
+            engine.reset_prefix_cache()
+            engine.reset_mm_cache()
+            engine.reset_encoder_cache()
             self._held = now
-        return None
-
-    def _pushed(self, now: tuple[int, ...]) -> Any:
-        """The matrices as an adapter that vLLM has not seen before, if they have changed."""
-        from vllm.lora.request import LoRARequest
-
-        if now != self._held:
-            self.weights.save(Path(self._folder.name))
-            self._held, self._pushes = now, self._pushes + 1
-        return LoRARequest(f"mmalign-{self._pushes}", self._pushes, self._folder.name)

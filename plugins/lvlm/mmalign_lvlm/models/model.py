@@ -85,7 +85,7 @@ class VisionLanguageModel:
         self.network: nn.Module = LastHidden(self.base)
         self._matched: set[str] = set()
         self._untouched = False
-        drawn = (path, dtype, adapter, self.dialogue, self.weights, self._unsayable())
+        drawn = (path, dtype, self.dialogue, self.weights, self._unsayable())
         self.engine = Engine(vllm, *drawn) if vllm is not None else None
 
     @property

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -50,6 +51,10 @@ class Weights(ABC):
         """The weights that train, by name."""
         return {name: weight for name, weight in self.base.named_parameters() if name in self._names}
 
+    @abstractmethod
+    def whole(self, untouched: bool) -> Iterator[tuple[str, Tensor]]:
+        """All weights of the language model and its head by their names without adapters: as they are, or as they were."""
+
     def fingerprint(self) -> tuple[int, ...]:
         """The sum of the bits of each trainable weight, which any update changes. Versions of tensors miss fused ones."""
         bits = [weight.detach().view(torch.int32) for weight in self.trainable().values()]
@@ -87,6 +92,18 @@ class LoraWeights(Weights):
         disabled: AbstractContextManager[None] = self.peft.disable_adapter()
         return disabled
 
+    @torch.no_grad()
+    def whole(self, untouched: bool) -> Iterator[tuple[str, Tensor]]:
+        """W + s B A where there are matrices."""
+        layers = {
+            f"{name}.base_layer": layer for name, layer in self.base.named_modules() if isinstance(layer, LoraLayer)
+        }
+        for name, weight in language_weights(self.base):
+            layer = layers.get(name.removesuffix(".weight"))
+            if "lora_" not in name:
+                delta = 0 if layer is None or untouched else layer.get_delta_weight("default").to(weight)
+                yield name.replace(".base_layer", ""), weight + delta
+
     def save(self, folder: Path) -> None:
         """`adapter_model.safetensors` and its config, for `PeftModel.from_pretrained(base, folder)`."""
         # No embedding is trained; without this peft asks the hub whether the vocabulary has grown.
@@ -123,6 +140,10 @@ class FullWeights(Weights):
         """The frozen copy."""
         return nullcontext(self.frozen)
 
+    def whole(self, untouched: bool) -> Iterator[tuple[str, Tensor]]:
+        """All that trains, or the same of the frozen copy."""
+        yield from language_weights(self.frozen if untouched else self.base)
+
     def save(self, folder: Path) -> None:
         """The whole model, for `from_pretrained(folder)`."""
         self.base.save_pretrained(folder)
@@ -135,6 +156,12 @@ class FullWeights(Weights):
     def to(self, device: torch.device | str) -> None:
         """Move the frozen copy."""
         self.frozen.to(device)
+
+
+def language_weights(base: Any) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the language model and its head, by their names in `base`."""
+    own = {id(weight) for part in (base.get_decoder(), base.get_output_embeddings()) for weight in part.parameters()}
+    yield from ((name, weight) for name, weight in base.named_parameters() if id(weight) in own)
 
 
 def _peft_config(base: Any, lora: Lora) -> LoraConfig:
