@@ -33,7 +33,7 @@ SMALL = [
 OWN = {
     "flow-dpo": ["collect.samples_per_prompt=2", "collect.least_gap=0", "objective.schedule=(1-t)^2"],
     "flow-rwr": ["collect.samples_per_prompt=2"],
-    "flow-grpo": ["rollouts.prompts=1", "rollouts.samples_per_prompt=2"],
+    "flow-grpo": ["rollouts.prompts=1", "rollouts.samples_per_prompt=2", "sampling.steps=4"],
 }
 
 
