@@ -76,15 +76,15 @@ class Engine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-    def generate(self, told: Sequence["Told"], draws: Draws, base: Any, untouched: bool) -> list[list[int]]:
+    def generate(self, told: Sequence["Told"], draws: Draws, device: torch.device, untouched: bool) -> list[list[int]]:
         """One answer a prompt, its end included where it was said.
 
-        base: the model whose weights answer. untouched: whether they are those of before training.
+        device: where the model is. untouched: whether the weights of before training answer.
         """
         params = self._params(draws)
         prompts = {id(one): self._prompt(one) for one in told}
-        with torch.autocast(base.device.type, enabled=False):  # its precision is its own
-            self._llm = self._llm or self._started(base.device)
+        with torch.autocast(device.type, enabled=False):  # its precision is its own
+            self._llm = self._llm or self._started(device)
             self._follow(untouched)
             found = self._llm.generate([prompts[id(one)] for one in told], params, use_tqdm=False)
         for one, output in zip(told, found, strict=True):

@@ -140,7 +140,7 @@ class VisionLanguageModel:
         ends, pad = self.dialogue.ends, self.dialogue.pad
         if self.engine is not None and isinstance(choose, Draws):
             told = self.dialogue.told(prompts, max_new_tokens)
-            said = self.engine.generate(told, choose, self.base, self._untouched)
+            said = self.engine.generate(told, choose, self.device, self._untouched)
         else:
             asked = self._placed(self.dialogue.asked(prompts, max_new_tokens))
             said = generated(self.base, asked, choose, max_new_tokens, ends, pad, self._unsayable())
