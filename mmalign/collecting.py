@@ -73,20 +73,6 @@ class Collector:
         judges = {id(judge): judge for judge in (self.finder, self.verifier)}.values()
         return _sum(judge.spent() for judge in judges if hasattr(judge, "spent"))
 
-    def told(self, journal: Path) -> dict[Asked, dict[str, Any]]:
-        """By answer its line in the journal: of several the one that leaves least unanswered, the latest of those."""
-        found: dict[Asked, dict[str, Any]] = {}
-        for line in read_rows(journal):
-            if "row" in line:
-                known = found.setdefault(self._asked(line), line)
-                found[self._asked(line)] = min(line, known, key=unanswered)
-        return found
-
-    def _asked(self, line: Mapping[str, Any]) -> Asked:
-        """Which answer a line of the journal is about."""
-        number = self.chosen.columns.index(line["answer"]) if self.chosen.columns else line["answer"]
-        return line["row"], number
-
     def _answers(self, batch: Sequence[Asked], asked: Sequence[Prompt]) -> list[str]:
         if self.policy is None:
             return [text_of(self.rows[row][self.chosen.columns[number]]) for row, number in batch]
@@ -108,14 +94,14 @@ def collect(chosen: ChosenCollection, resume: bool = False) -> Path:
     """
     folder = chosen.folder
     _check(chosen, resume)
-    if (folder / RESULT).is_file() and not any(unanswered(row) for row in read_rows(folder / JUDGED) if "row" in row):
+    if (folder / RESULT).is_file() and not any(map(unanswered, _told(chosen).values())):
         return folder
     collector = built(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     dump(resolved(chosen), folder / "config.yaml")
     environment.write_to(folder, chosen.plugins, device(), 1, chosen.config.collect.seed)
     skipped = _judge_what_is_left(collector, folder / JUDGED)
-    told = collector.told(folder / JUDGED)
+    told = _told(chosen)
     rows = [told[asked] for asked in sorted(told)]
     spent = _sum(line["spent"] for line in read_rows(folder / JUDGED) if "spent" in line)
     write(folder / SUMMARY, to_json({**tally(rows), "skipped": skipped, "spent": spent}, indent=2) + "\n")
@@ -160,9 +146,19 @@ def _check(chosen: ChosenCollection, resume: bool) -> None:
         raise UserError(f"{chosen.folder} was started with another config; what differs: {', '.join(changed)}")
 
 
+def _told(chosen: ChosenCollection) -> dict[Asked, dict[str, Any]]:
+    """By answer its line in the journal: of several the one that leaves least unanswered, the latest of those."""
+    found: dict[Asked, dict[str, Any]] = {}
+    for line in read_rows(chosen.folder / JUDGED):
+        if "row" in line:
+            asked = line["row"], chosen.columns.index(line["answer"]) if chosen.columns else line["answer"]
+            found[asked] = min(line, found.get(asked, line), key=unanswered)
+    return found
+
+
 def _judge_what_is_left(collector: Collector, journal: Path) -> int:
     """Add what the journal does not tell yet, batch by batch. Returns how many rows were skipped."""
-    told = collector.told(journal)
+    told = _told(collector.chosen)
     answers, skipped = _readable(collector)
     new = [one for one in answers if one not in told]
     again = [one for one in answers if one in told and unanswered(told[one])]

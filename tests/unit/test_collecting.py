@@ -125,7 +125,7 @@ def test_a_killed_collection_goes_on_without_asking_again(world):
     assert {**collecting.summary(folder), "spent": {"coins": 9}} == collecting.summary(whole)
 
 
-def test_where_no_verdict_was_given_the_judge_is_asked_again(world):
+def test_where_no_verdict_was_given_the_judge_is_asked_again(world, monkeypatch):
     def existence():
         return [[labels["existence"] for *_, labels in row["segments"]] for row in lines(folder / "segments.jsonl")]
 
@@ -145,6 +145,7 @@ def test_where_no_verdict_was_given_the_judge_is_asked_again(world):
     assert existence() == [a, ["faithful"] * 2, ["faithful"], *d]
     told = collecting.summary(folder)
     assert (told["answers"], told["verdicts"]["existence"], told["spent"]) == (7, {"yes": 7, "no": 2}, {"coins": 17})
+    monkeypatch.setattr(collecting, "built", lambda chosen: pytest.fail("parts are built although nothing is left to ask"))
     assert now_says("aBc?dEfg") == ""
 
 
