@@ -196,6 +196,19 @@ def test_too_long_a_prompt_loses_its_first_words_and_no_picture(
         build(folder, max_prompt_length=10).dialogue.asked([asked])
 
 
+def test_larger_pictures_and_frames_are_made_smaller_with_their_shape_kept(folder: Path) -> None:
+    bounded = build(folder, max_pixels=3200).dialogue
+    large, small = (Prompt("what is this?", images=[picture(1, *size)]) for size in ((160, 80), (40, 24)))
+    video = Prompt("what is this?", videos=[[picture(seed, 160, 80) for seed in (3, 4)]])
+    (shrunk,) = bounded.unexpanded(large)[1]["images"][0]
+    assert shrunk.size == (80, 40)
+    (kept,) = bounded.unexpanded(small)[1]["images"][0]
+    assert kept.size == (40, 24)
+    shown = bounded.unexpanded(video)[1]
+    frames = shown["images"][0] if "images" in shown else [Image.fromarray(frame) for frame in shown["videos"][0]]
+    assert [frame.size for frame in frames] == [(80, 40)] * 2
+
+
 def test_frames_are_one_video_or_several_pictures(family: str, model: VisionLanguageModel) -> None:
     frames = [picture(seed, 32, 32) for seed in (3, 4, 5, 6)]
     moving, still = Prompt("what is this", videos=[frames]), Prompt("what is this", images=frames)

@@ -145,7 +145,9 @@ def test_where_no_verdict_was_given_the_judge_is_asked_again(world, monkeypatch)
     assert existence() == [a, ["faithful"] * 2, ["faithful"], *d]
     told = collecting.summary(folder)
     assert (told["answers"], told["verdicts"]["existence"], told["spent"]) == (7, {"yes": 7, "no": 2}, {"coins": 17})
-    monkeypatch.setattr(collecting, "built", lambda chosen: pytest.fail("parts are built although nothing is left to ask"))
+    monkeypatch.setattr(
+        collecting, "built", lambda chosen: pytest.fail("parts are built although nothing is left to ask")
+    )
     assert now_says("aBc?dEfg") == ""
 
 

@@ -1,6 +1,7 @@
 """Pictures and frames as a processor takes them."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,15 @@ def read(media: Media) -> Image.Image:
         raise UserError(f"{name} is too large ({str(error).partition(',')[0]}); {_REMEDY}") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read {name} ({error}): replace the file or remove its row") from None
+
+
+def within(picture: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The picture, made smaller with its shape kept where it has more pixels than that; None lets every size pass."""
+    width, height = picture.size
+    if max_pixels is None or width * height <= max_pixels:
+        return picture
+    scale = math.sqrt(max_pixels / (width * height))
+    return picture.resize((max(1, int(width * scale)), max(1, int(height * scale))), Image.Resampling.BICUBIC)
 
 
 def pixels(picture: Image.Image) -> Tensor:

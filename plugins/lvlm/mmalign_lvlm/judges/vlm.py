@@ -29,7 +29,7 @@ _TEMPERATURE = 0.7
 class VisionLanguageJudge:
     """Asks a vision-language model whether each fact is true of the picture, and, without the picture, what a segment claims.
 
-    path, dtype, max_length: as of the model `vlm`.
+    path, dtype, max_length, max_pixels: as of the model `vlm`.
     template: how it is asked; `{fact}` is the fact, a sentence.
     batch_size: questions at a time.
     max_new_tokens: how long its list of a segment's facts may be. retries: how often it is asked again for one that cannot
@@ -42,6 +42,7 @@ class VisionLanguageJudge:
         *,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         max_length: PositiveInt | None = None,
+        max_pixels: PositiveInt | None = None,
         template: str = QUESTION,
         batch_size: PositiveInt = 8,
         max_new_tokens: PositiveInt = 256,
@@ -53,7 +54,9 @@ class VisionLanguageJudge:
         self.batch_size = batch_size
         self.retries = retries
         # The matrices begin at zero and never train, so that the model is what was loaded.
-        model = VisionLanguageModel(path, dtype=dtype, adapter=Lora(rank=1), max_length=max_length)
+        model = VisionLanguageModel(
+            path, dtype=dtype, adapter=Lora(rank=1), max_length=max_length, max_pixels=max_pixels
+        )
         self.policy = TokensPolicy(model, Sampling(max_new_tokens=max_new_tokens, temperature=_TEMPERATURE))
 
     def to(self, device: torch.device | str) -> Self:

@@ -42,7 +42,7 @@ class Dialogue:
 
     placeholder: the id that stands for one image feature. ends: ids that end an answer.
     limit: the most tokens that a row may have, or None. longest_prompt: the most that a prompt may have, or None; what was
-        said first is cut off longer ones.
+        said first is cut off longer ones. max_pixels: of a picture or a frame, or None; larger ones are made smaller.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Dialogue:
         ends: Sequence[int],
         limit: int | None,
         longest_prompt: int | None = None,
+        max_pixels: int | None = None,
     ):
         self.processor = processor
         self.tokenizer = processor.tokenizer
@@ -59,6 +60,7 @@ class Dialogue:
         self.ends = list(ends)
         self.limit = limit
         self.longest_prompt = longest_prompt
+        self.max_pixels = max_pixels
         pad = self.tokenizer.pad_token_id
         self.pad: int = self.ends[0] if pad is None else pad
         self._plain = writes_prompts(processor) and not processor.chat_template
@@ -210,8 +212,8 @@ class Dialogue:
 
     def _media(self, prompt: Prompt) -> dict[str, Any]:
         """Pictures and videos as arguments of a processor; frames are pictures to one that has no videos."""
-        images = [pictures.read(one) for one in prompt.images]
-        videos = [pictures.frames(one) for one in prompt.videos]
+        images = [pictures.within(pictures.read(one), self.max_pixels) for one in prompt.images]
+        videos = [[pictures.within(frame, self.max_pixels) for frame in pictures.frames(one)] for one in prompt.videos]
         if not self._videos:
             images, videos = [*images, *(frame for video in videos for frame in video)], []
         shown: dict[str, Any] = {"images": [images]} if images else {}

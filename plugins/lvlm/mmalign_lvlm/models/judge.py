@@ -27,7 +27,7 @@ class VisionLanguageJudge:
 
     A whole answer is read at its end token, a segment at the token in which it ends.
 
-    path, dtype, adapter, max_length: as of `vlm`.
+    path, dtype, adapter, max_length, max_pixels: as of `vlm`.
     heads: `names` of the heads; and `classes` that each tells apart in segments, or none for a value of the whole answer.
     template: what the answers are read after: `{prompt}` is the prompt's text, `{name}` what its metadata hold under that name.
         With `{caption}` in it the judge knows what is true of a picture, as in LLaVA-RLHF (Sun et al. 2023, arXiv:2309.14525).
@@ -42,8 +42,11 @@ class VisionLanguageJudge:
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         adapter: Lora | None = _LORA,
         max_length: PositiveInt | None = None,
+        max_pixels: PositiveInt | None = None,
     ):
-        self.model = VisionLanguageModel(path, dtype=dtype, adapter=adapter, max_length=max_length)
+        self.model = VisionLanguageModel(
+            path, dtype=dtype, adapter=adapter, max_length=max_length, max_pixels=max_pixels
+        )
         # No word is said.
         self.model.base.get_output_embeddings().requires_grad_(False)
         self.network: nn.Module = self.model.network

@@ -52,6 +52,8 @@ class VisionLanguageModel:
         answers are cut and then have no end; a prompt that leaves no room is an error.
     max_prompt_length: the most tokens that a prompt may have; longer ones lose the words that were said first, never a
         token of a picture or of the chat template. None never cuts a prompt.
+    max_pixels: of a picture or a frame; larger ones are made smaller, with their shape kept, before the processor sees them.
+        Where features grow with a picture, as of Qwen2-VL, it bounds them. None leaves that to the processor.
     vllm: lets vLLM draw the answers. They are other ones than transformers draws from the same seeds, of the same
         distribution, but that top_p counts among the tokens that top_k leaves. Where every token takes a look at the
         reference too, as the opponents of Nash-MD do, transformers still generates. None is without vLLM.
@@ -65,6 +67,7 @@ class VisionLanguageModel:
         adapter: Lora | None = _LORA,
         max_length: PositiveInt | None = None,
         max_prompt_length: PositiveInt | None = None,
+        max_pixels: PositiveInt | None = None,
         vllm: Vllm | None = None,
     ):
         if vllm is not None:
@@ -80,7 +83,8 @@ class VisionLanguageModel:
         config = self.base.config
         limits = [n for n in (max_length, getattr(config.get_text_config(), "max_position_embeddings", None)) if n]
         most = min(limits, default=None)
-        self.dialogue = Dialogue(self.processor, config.image_token_id, self._ends(), most, max_prompt_length)
+        ends = self._ends()
+        self.dialogue = Dialogue(self.processor, config.image_token_id, ends, most, max_prompt_length, max_pixels)
         self.weights = weights_of(self.base, adapter, frozen)
         self.network: nn.Module = LastHidden(self.base)
         self._matched: set[str] = set()
