@@ -40,7 +40,7 @@ def counted(experience: Experience) -> Tensor:
 def earned(parts: Parts, experience: Experience, beta: float, estimator: kl.Estimator, whiten: bool) -> Tensor:
     """What the reward gave at each unit less β KL, `[N, U]`; 0 for samples without a score.
 
-    whiten: divide what the reward gave by its deviation over the buffer.
+    whiten: divide all of that by its deviation over the buffer.
     """
     mask, scores = counted(experience), experience.scores
     units = torch.zeros_like(mask) if scores.units is None else _as_wide(scores.units, mask)
@@ -48,8 +48,9 @@ def earned(parts: Parts, experience: Experience, beta: float, estimator: kl.Esti
         units = units + torch.where(mask > 0, parts.policy.at_units(experience.rollout, scores.spans), 0)
     rest = torch.where(scores.values.isfinite(), scores.values, 0) - units.sum(dim=1)
     given = units + maths.at_last(rest, mask)
-    given = maths.whitened(given, mask, shift_mean=False) if whiten else given
-    return given - beta * penalty.divergence(parts, experience, estimator) * mask if beta > 0 else given
+    if beta > 0:
+        given = given - beta * penalty.divergence(parts, experience, estimator) * mask
+    return maths.whitened(given, mask, shift_mean=False) if whiten else given
 
 
 def _as_wide(units: Tensor, mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A label without a dimension holds for every head. One that a row lacks counts fo
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +34,13 @@ def class_indices(rows: Sequence[Mapping[str, str]], kinds: Sequence[str], class
         raise UserError(f"a segment is labelled in {', '.join(rows[0])}; model.heads.names are {', '.join(kinds)}")
     found = [[classes.index(row[kind]) if kind in row else -1 for kind in kinds] for row in rows]
     return torch.tensor(found, dtype=torch.long).reshape(len(rows), len(kinds))
+
+
+def check_read(places: Tensor, ends: Sequence[Sequence[int]], samples: Sequence[Any]) -> None:
+    """Raise UserError for a labelled segment that the model does not see the end of: its label would be lost."""
+    for row, own, sample in zip(places[:, 1:], ends, samples, strict=True):
+        if (seen := int((row >= 0).sum())) < len(own):
+            raise UserError(
+                f"the answer '{str(sample)[:60]}' is cut before its labelled segment {seen + 1} of {len(own)} ends: "
+                "set model.max_length higher if the model can, or leave the row out"
+            )

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from mmalign.errors import UserError, nearest
 from mmalign.maths.agreement import recalls
-from mmalign.objectives.labels import class_indices
+from mmalign.objectives.labels import check_read, class_indices
 from mmalign.parts import Batch, Parts
 from mmalign.records import Loss
 from mmalign.specs import Objective
@@ -48,7 +48,9 @@ def terms(parts: Parts, batch: Batch, rng: torch.Generator) -> dict[str, Any]:
     """What the heads say where each labelled segment of the samples ends."""
     policy, heads = parts.policy, parts.policy.heads
     ends = [[segment.end for segment in segments] for segments in batch["segments"]]
-    logits = policy.logits(policy.encode(batch["prompt"], batch["sample"], ends))
+    encoded = policy.encode(batch["prompt"], batch["sample"], ends)
+    check_read(encoded.places, ends, batch["sample"])
+    logits = policy.logits(encoded)
     said = [segment.labels for segments in batch["segments"] for segment in segments]
     labels = class_indices(said, heads.names, heads.classes).to(logits.device)
     return {"logits": logits, "labels": labels, "kinds": heads.names, "classes": heads.classes}

@@ -62,7 +62,7 @@ class Encoded:
     """Samples as the network sees them.
 
     inputs: what the network is given, named. places: `[B, 1 + S]`, where in T to read: the whole sample, then each of its
-    segments; -1 where a sample has fewer. `[B, 1 + S, K]` where every head reads at a place of its own.
+    segments; -1 where it has fewer, or was cut before one ends. `[B, 1 + S, K]` where every head reads at a place of its own.
     """
 
     inputs: Mapping[str, Tensor]
@@ -80,7 +80,7 @@ class ScoringModel(Adapter, Protocol):
     width: int
 
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
-        """Prompts with samples, and where their segments end. Raises UserError for an end that cannot be read."""
+        """Prompts with samples, and where their segments end."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -229,7 +229,7 @@ class ScoringPolicy:
         return (scores - mean) / deviation
 
     def logits(self, encoded: Encoded) -> Tensor:
-        """`[N, K, C]`: what each head makes of every segment, those of the first sample first."""
+        """`[N, K, C]`: what each head makes of every segment that can be read, those of the first sample first."""
         if not self.heads.classes:
             raise UserError("model.heads give values, but classes of segments are wanted: name them in `classes`")
         read: Tensor = self.network(encoded.inputs, encoded.places[:, 1:])

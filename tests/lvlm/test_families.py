@@ -209,6 +209,18 @@ def test_larger_pictures_and_frames_are_made_smaller_with_their_shape_kept(folde
     assert [frame.size for frame in frames] == [(80, 40)] * 2
 
 
+def test_a_placeholder_that_the_model_spells_can_be_read_again(
+    model: VisionLanguageModel, prompts: list[Prompt]
+) -> None:
+    tokenizer = model.processor.tokenizer
+    for token in model.dialogue.placeholders:
+        spelled = [one for letter in token for one in tokenizer(letter, add_special_tokens=False)["input_ids"]]
+        assert tokenizer.decode(spelled) == token
+        (said,) = model.decode([spelled])
+        assert said == f"{token[0]} {token[1:]}"
+        model.tokenize(prompts[:1], [said])
+
+
 def test_frames_are_one_video_or_several_pictures(family: str, model: VisionLanguageModel) -> None:
     frames = [picture(seed, 32, 32) for seed in (3, 4, 5, 6)]
     moving, still = Prompt("what is this", videos=[frames]), Prompt("what is this", images=frames)

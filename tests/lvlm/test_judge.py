@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from mmalign.cli import app
 from mmalign.document import dump
 from mmalign.errors import UserError
+from mmalign.objectives import segment_classification
+from mmalign.parts import Parts
 from mmalign.processes.scoring import Heads, ScoringPolicy
-from mmalign.records import Prompt, Samples
+from mmalign.records import Prompt, Samples, Segment
 from mmalign.rewards.ensemble import Ensemble
 from mmalign.rewards.trained import RewardModel
 from mmalign_lvlm.models import Lora, VisionLanguageJudge
@@ -125,8 +127,11 @@ def test_a_segment_that_was_cut_off(llava: Path, prompts: list[Prompt]) -> None:
     length = int(judge(llava).encode(prompts[:1], ["no"]).places[0, 0])  # tokens of the prompt and one word
     cut = judge(llava, classes=CLASSES, max_length=length + 2)
     assert cut.encode(prompts[:1], ANSWERS[:1], [[8]]).places.tolist() == [[length + 1, length]]
-    with pytest.raises(UserError, match=r"is cut after 3 tokens, but a segment ends in token 5: set model\.max_length"):
-        cut.encode(prompts[:1], ANSWERS[:1], [[21]])
+    assert cut.encode(prompts[:1], ANSWERS[:1], [[8, 21]]).places.tolist() == [[length + 1, length, -1]]
+    segments = [[Segment(0, 8, {"existence": "faithful"}), Segment(9, 21, {"existence": "hallucinated"})]]
+    row = {"prompt": prompts[:1], "sample": ANSWERS[:1], "segments": segments}
+    with pytest.raises(UserError, match=r"is cut before its labelled segment 2 of 2 ends: set model\.max_length"):
+        segment_classification.terms(Parts(cut, None, [], None), row, torch.Generator())
 
 
 # ---- weights
@@ -155,11 +160,11 @@ def test_the_language_model_and_the_heads_train_and_come_back(
 # ---- as a reward
 
 
-def saved(policy: ScoringPolicy, llava: Path, folder: Path) -> str:
+def saved(policy: ScoringPolicy, llava: Path, folder: Path, **options: object) -> str:
     """What a run leaves in its `model` folder."""
     policy.save(folder)
     heads = {"names": list(policy.heads.names), "classes": list(policy.heads.classes)}
-    model = {"type": "vlm-reward", "path": str(llava), "adapter": {"rank": 4}, "heads": heads}
+    model = {"type": "vlm-reward", "path": str(llava), "adapter": {"rank": 4}, "heads": heads, **options}
     dump({"plugins": [], "model": model, "sampling": {}}, folder / "mmalign.yaml")
     return str(folder)
 

@@ -114,6 +114,17 @@ def test_the_likelihood_that_nothing_is_bad(policy: ScoringPolicy, folder: str, 
     assert math.isfinite(mean[0])
 
 
+def test_segments_that_the_model_does_not_see_earn_nothing(llava: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+    text, asked = ANSWERS[0], prompts[:1]
+    whole = SegmentReward(saved(trained(judge(llava, classes=CLASSES)), llava, tmp_path / "whole"))
+    length = int(whole.model.policy.encode(asked, [text]).places[0, 0])
+    short = judge(llava, classes=CLASSES, max_length=length - 2)
+    folder = saved(trained(short), llava, tmp_path / "short", max_length=length - 2)
+    (spans,), (cut,) = whole(Samples(asked, [text])).spans, SegmentReward(folder)(Samples(asked, [text])).spans
+    assert 0 < len(cut) < len(spans)
+    assert [end for end, _ in cut] == [end for end, _ in spans[: len(cut)]]
+
+
 def test_options_that_the_model_does_not_know(folder: str, llava: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"values: .* has absent, faithful, hallucinated, not 'faithfull'"):
         SegmentReward(folder, values={"faithfull": 1.0})

@@ -51,7 +51,7 @@ DEFAULTS = {
     "dapo": {"clip_low": 0.2, "clip_high": 0.28},
     "gspo": {"spread": "group", "beta": 0.0, "clip_low": 3e-4, "clip_high": 4e-4, "estimator": "k3"},
     "rloo": {"beta": 0.05, "estimator": "k1", "clip": 0.2},
-    "remax": {"most": 5.0, "beta": 0.0, "estimator": "k1"},
+    "remax": {"most": 5.0, "beta": 0.0, "estimator": "k1", "length": "mean"},
     "nash-md": {"mixture": 0.5, "beta": 0.1},  # lvlm 7.6
     "reinforce": {"whiten": True, "length": "own", "beta": 0.0, "estimator": "k1"},
     "ppo": {"gamma": 1.0, "lam": 0.95, "beta": 0.05, "estimator": "k1", "clip": 0.2, "value_clip": 0.2, **CRITIC},

@@ -160,6 +160,27 @@ def test_remax_compares_with_the_likeliest_sample():
     assert (remax.advantages(parts, same)["advantages"] == 0).all()
 
 
+def test_remax_scores_the_likeliest_beside_as_many_prompts_as_the_samples():
+    parts, data = sampled(REWARDS)
+    seen = []
+
+    def bag(samples):
+        seen.append(len(samples))
+        return torch.zeros(len(samples))
+
+    parts = Parts(parts.policy, None, [], WeightedReward([CheckedReward("bag", bag)], [1.0]))
+    remax.baseline(parts, Experience(data.rollout, data.scores, 2, at_once=4))
+    assert max(seen) == 2
+
+
+def test_remax_divides_by_a_sample_s_own_length_if_asked():
+    parts, data = sampled(REWARDS)
+    parts = Parts(parts.policy, None, [], WeightedReward([CheckedReward("one", lambda s: torch.ones(len(s)))], [1.0]))
+    units = data.rollout.log_probs.mask.sum(dim=1)
+    assert_close(remax.advantages(parts, data, length="own")["lengths"], units)
+    assert_close(remax.advantages(parts, data)["lengths"], units.mean().expand_as(units))
+
+
 # ---- the penalty
 
 
@@ -248,6 +269,11 @@ def test_ppo_spreads_a_score_and_what_units_earned():
     white = critic.earned(None, data, 0.0, "k1", whiten=True)
     mask = data.rollout.log_probs.mask > 0
     assert_close(white, found / found[mask].std(correction=0))
+    parts, data = sampled(REWARDS)
+    paid = critic.earned(parts, data, 0.3, "k1", whiten=False)
+    assert not torch.equal(paid, critic.earned(parts, data, 0.0, "k1", whiten=False))
+    counts = data.rollout.log_probs.mask > 0
+    assert_close(critic.earned(parts, data, 0.3, "k1", whiten=True), paid / paid[counts].std(correction=0))
     with pytest.raises(UserError, match="4 units"):
         critic.earned(None, experience(doubles(3, 5), [3, 2], units=torch.zeros(2, 4)), 0.0, "k1", False)
 
@@ -458,6 +484,14 @@ def test_the_second_buffer_knows_what_prompts_scored_in_the_first(tmp_path: Path
     loop.train(run)
     assert {len(past) for past in pasts[0]} == {4}
     assert {len(past) for past in pasts[1]} == {6}
+
+
+def test_dropout_is_off_where_likelihoods_are_compared(tmp_path: Path):
+    toy = policy(max_new_tokens=5)
+    toy.network.dropped = torch.nn.Dropout(0.3)
+    run = made(tmp_path, "grpo", model=toy)
+    assert toy.network.dropped.p == 0
+    assert "dropout of 1 layers is off" in (run.folder / "warnings.jsonl").read_text()
 
 
 def test_an_objective_on_rollouts_without_advantages_is_refused(tmp_path: Path):

@@ -57,7 +57,7 @@ def _object(text: str) -> Any:
     start = text.find("{")
     try:
         return json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a ValueError is also a number of thousands of digits
         return None
 
 

@@ -111,25 +111,36 @@ NO_OBJECTS = ("home plate", "train track", "hot dog stand", "bus stop", "bus sta
 """Expressions that begin like an object of COCO and are none."""
 
 _IRREGULAR = {
-    "child": "children", "foot": "feet", "goose": "geese", "ox": "oxen", "person": "persons", "sheep": "sheep",
-    "knife": "knives", "calf": "calves", "people": "people", "cattle": "cattle", "broccoli": "broccoli", "scissors": "scissors",
+    "child": "children", "foot": "feet", "goose": "geese", "mouse": "mice", "ox": "oxen", "person": "persons", "sheep": "sheep",
+    "people": "people", "cattle": "cattle", "broccoli": "broccoli", "scissors": "scissors",
     "skis": "skis", "luggage": "luggage", "aircraft": "aircraft", "knives": "knives",
 }  # fmt: skip
+
+_DETERMINERS = frozenset(
+    (
+        *("a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our"),
+        *("some", "any", "each", "every", "no", "another", "several", "many", "few"),
+        *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    )
+)
 
 
 class Vocabulary:
     """Classes of objects and the words that name them.
 
     classes: by class, words beside its own name. others: expressions that begin like one of these and name no class.
+    verbs: words that are more often verbs; they name something only right behind an article, another determiner or a number.
     """
 
-    def __init__(self, classes: Mapping[str, Sequence[str]], others: Sequence[str] = ()):
+    def __init__(self, classes: Mapping[str, Sequence[str]], others: Sequence[str] = (), verbs: Sequence[str] = ()):
+        told = [(expression, None) for expression in others]
+        told += [(word, name) for name, words in classes.items() for word in (name, *words)]
+        # What is told goes before what is made of it: where "glasses" has a class, it is not the plural of "glass".
+        made = [(form, name) for word, name in told for form in plurals(word)]
         self._named: dict[tuple[str, ...], str | None] = {}
-        for expression in others:
-            self._learn(expression, None)
-        for name, words in classes.items():
-            for word in (name, *words):
-                self._learn(word, name)
+        for expression, name in [*told, *made]:
+            self._named.setdefault(_words(expression), name)
+        self._verbs = {_words(form) for verb in verbs for form in (verb, *plurals(verb))}
         self._longest = max(map(len, self._named), default=1)
 
     @classmethod
@@ -159,7 +170,8 @@ class Vocabulary:
         while at < len(words):
             size = next((n for n in range(self._longest, 0, -1) if words[at : at + n] in self._named), 1)
             named = self._named.get(words[at : at + size])
-            if named and not self._modifies(words[at], words[at + size : at + size + 1]):
+            verb = words[at : at + size] in self._verbs and not _DETERMINERS.intersection(words[max(0, at - 1) : at])
+            if named and not verb and not self._modifies(words[at], words[at + size : at + size + 1]):
                 found.append((words[at : at + size], named))
             at += size
         in_toilet = any(named == "toilet" for _, named in found)
@@ -170,25 +182,27 @@ class Vocabulary:
         named = self._named.get(following)
         return (word in ("baby", "adult") and named in ANIMALS) or (word == "passenger" and named in VEHICLES)
 
-    def _learn(self, expression: str, name: str | None) -> None:
-        for form in (expression, plural(expression)):
-            self._named.setdefault(_words(form), name)
 
-
-def plural(expression: str) -> str:
-    """An expression with its last word in the plural."""
+def plurals(expression: str) -> list[str]:
+    """An expression with its last word in the plural, in the ways that there may be."""
     before, space, word = expression.rpartition(" ")
-    return f"{before}{space}{_plural(word)}"
+    return [f"{before}{space}{form}" for form in _plurals(word)]
 
 
-def _plural(word: str) -> str:
+def _plurals(word: str) -> Sequence[str]:
     if word in _IRREGULAR:
-        return _IRREGULAR[word]
+        return [_IRREGULAR[word]]
     if word.endswith("man") and word != "human":
-        return f"{word[:-2]}en"
+        return [f"{word[:-2]}en"]
     if re.search(r"(?:s|x|z|ch|sh)$", word):
-        return f"{word}es"
-    return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
+        return [f"{word}es"]
+    if re.search(r"[^aeiou]y$", word):
+        return [f"{word[:-1]}ies"]
+    if re.search(r"[^aeiou]o$", word):  # tomatoes, but pianos
+        return [f"{word}es", f"{word}s"]
+    if found := re.fullmatch(r"(.*[^f])fe?", word):  # shelves, but roofs
+        return [f"{found[1]}ves", f"{word}s"]
+    return [f"{word}s"]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -139,9 +139,11 @@ class Dialogue:
         return ids[: stop + 1]
 
     def decode(self, responses: Sequence[Ids]) -> list[str]:
-        """The texts of answers."""
-        texts = (self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in responses)
-        return [text.strip() for text in texts]
+        """The texts of answers. A placeholder that was spelled with other tokens gets a gap, so that it can be read again."""
+        texts = [self.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in responses]
+        for token in self.placeholders:
+            texts = [text.replace(token, f"{token[:1]} {token[1:]}") for text in texts]
+        return texts
 
     def unexpanded(self, prompt: Prompt) -> tuple[list[int], dict[str, Any]]:
         """What the processor is given: ids with one placeholder a picture, and pictures and videos as its arguments."""

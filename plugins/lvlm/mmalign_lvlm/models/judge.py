@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.data.sources import PLAIN, conditioned
-from mmalign.errors import UserError
 from mmalign.processes.scoring import Encoded, Ends, Heads
 from mmalign.processes.tokens import text_of
 from mmalign.records import Media, Prompt
@@ -65,26 +64,16 @@ class VisionLanguageJudge:
         return self
 
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
-        """Prompts followed by answers, and the tokens where to read. Raises UserError for a segment that was cut off."""
+        """Prompts followed by answers, and the tokens where to read; -1 for a segment whose end was cut off."""
         prompts = [conditioned(prompt, self.template, prompt.metadata) for prompt in prompts]
         texts = [text_of(one) for one in media]
         rows = self.model.encode(prompts, self.model.tokenize(prompts, texts))
         first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()
-        places = [
-            torch.tensor([start + length - 1, *(start + token for token in self._tokens(prompt, text, own, length))])
-            for prompt, text, own, start, length in zip(prompts, texts, ends, first, lengths, strict=True)
-        ]
+        places = []
+        for prompt, text, own, start, length in zip(prompts, texts, ends, first, lengths, strict=True):
+            tokens = self.model.dialogue.tokens_at(prompt, text, own)
+            places.append(torch.tensor([start + length - 1, *(start + t if t < length else -1 for t in tokens)]))
         return Encoded(rows.inputs, pad_sequence(places, batch_first=True, padding_value=-1).to(self.device))
-
-    def _tokens(self, prompt: Prompt, text: str, ends: Sequence[int], length: int) -> list[int]:
-        """Where in an answer of `length` tokens its segments end."""
-        found = self.model.dialogue.tokens_at(prompt, text, ends)
-        if found and max(found) >= length:
-            raise UserError(
-                f"the answer '{text[:60]}' is cut after {length} tokens, but a segment ends in token {max(found) + 1}: "
-                "set model.max_length higher if the model can, or leave the row out"
-            )
-        return found
 
     # ---- weights
 

@@ -43,7 +43,7 @@ def said(text: str) -> list[Said] | None:
     found = _LISTED.search(answer(text))
     try:
         boxes = list(_boxes(ast.literal_eval(found[0]))) if found else None
-    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, SyntaxError, MemoryError, RecursionError):
         return None
     first = {one.box: one for one in reversed(boxes or ())}
     kept = dict.fromkeys(first[one.box] for one in boxes or ())
@@ -51,7 +51,7 @@ def said(text: str) -> list[Said] | None:
 
 
 def _boxes(told: Any) -> Iterator[Said]:
-    """Raises ValueError, TypeError or KeyError where it is not one of the ways at the head of this file."""
+    """Raises ValueError, TypeError, KeyError or OverflowError where it is not one of the ways at the head of this file."""
     if not isinstance(told, list):
         raise ValueError
     if len(told) == 4 and all(isinstance(one, int | float) for one in told):
@@ -65,7 +65,9 @@ def _boxes(told: Any) -> Iterator[Said]:
 
 
 def box(told: Any) -> Box:
-    """Four numbers as a box. Raises ValueError or TypeError for anything else, and for a box turned inside out."""
+    """Four numbers as a box. Raises ValueError, TypeError or OverflowError for anything else, and for a box turned inside out."""
+    if isinstance(told, str):
+        raise TypeError("a text is no box, though its letters may be four digits")
     x1, y1, x2, y2 = map(float, told)
     if not (-math.inf < x1 <= x2 < math.inf and -math.inf < y1 <= y2 < math.inf):
         raise ValueError("a box is x1, y1, x2, y2 with x1 <= x2 and y1 <= y2")

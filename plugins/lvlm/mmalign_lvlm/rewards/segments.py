@@ -20,7 +20,9 @@ _TYPED = {"faithful": 1.0, "hallucinated": -1.0}
 
 @dataclass(frozen=True)
 class Read:
-    """An answer's segments: their ends, counted in characters, and the log-probabilities of their classes, `[S, K, C]`."""
+    """An answer's segments that the model sees the end of: their ends, counted in characters, and the log-probabilities of
+    their classes, `[S, K, C]`.
+    """
 
     ends: Sequence[int]
     log_probs: Tensor
@@ -45,9 +47,11 @@ class SegmentModel:
             nothing = torch.zeros(0, len(self.names), len(self.classes))
             return [Read((), nothing) for _ in texts]
         with self.policy.judging():
-            logits = self.policy.logits(self.policy.encode(samples.prompts, texts, ends))
-        rows = logits.float().log_softmax(-1).cpu().split([len(own) for own in ends])
-        return [Read(own, row) for own, row in zip(ends, rows, strict=True)]
+            encoded = self.policy.encode(samples.prompts, texts, ends)
+            logits = self.policy.logits(encoded)
+        seen = (encoded.places[:, 1:] >= 0).sum(dim=1).tolist()
+        rows = logits.float().log_softmax(-1).cpu().split(seen)
+        return [Read(own[:count], row) for own, count, row in zip(ends, seen, rows, strict=True)]
 
     def check(self, option: str, given: Sequence[str], known: Sequence[str]) -> None:
         """Raise UserError for a name of an option that the model does not know."""

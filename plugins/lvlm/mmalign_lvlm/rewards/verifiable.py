@@ -95,7 +95,7 @@ def there(prompt: Prompt) -> list[Box]:
     told = prompt.metadata.get("boxes")
     try:
         return [boxes.box(one) for one in told]  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{_named(prompt)} has no `boxes`, a list of [x1, y1, x2, y2]: {str(told)[:60]}") from None
 
 
@@ -103,7 +103,7 @@ def _size(prompt: Prompt) -> tuple[float, float]:
     told = prompt.metadata.get("size")
     try:
         width, height = map(float, told)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{_named(prompt)} has no `size`, [width, height], which `frame` needs") from None
     return width, height
 
@@ -116,7 +116,9 @@ def _truth(prompt: Prompt) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]|_", " ", text.lower()).split())
+    """In small letters, without punctuation but for what belongs to a number: -5, 1.5, 3/4, 20%."""
+    kept = re.sub(r"(?!(?<!\w)[-.](?=\d)|(?<=\d)[.,/](?=\d)|(?<=\d)%)[^\w\s]|_", " ", text.lower())
+    return " ".join(kept.split())
 
 
 def _named(prompt: Prompt) -> str:
