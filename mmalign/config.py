@@ -120,7 +120,8 @@ class DataPart(Part):
 
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a row does that cannot be read: it stops the run, or the next row takes its place and it is counted. With
-    `skip` every picture is opened once more, to find out."""
+    `skip` every picture is opened once more, to find out. A label that the layout does not know stops it in either case, before
+    the first step: it may well be another layout."""
     cache: bool | str = False
     """Whether what the frozen encoders make of the rows' texts and pictures is computed before the first step and kept, after
     which the encoders leave the GPU; a folder, or `true` for `.encodings` where run folders are made. It changes no number, and

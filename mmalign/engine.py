@@ -147,6 +147,9 @@ def rate(trainer: Trainer, step: int) -> float:
 
 def _optimizer(trainer: Trainer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if trainer.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, lr=trainer.learning_rate, weight_decay=trainer.weight_decay)
+        # torch scales each step by the weights' size, max(eps, RMS); at 1 a step is as long as the learning rate says, also for
+        # matrices of LoRA that begin at 0.
+        decay, eps = trainer.weight_decay, (None, 1.0)
+        return torch.optim.Adafactor(parameters, lr=trainer.learning_rate, weight_decay=decay, eps=eps)
     betas = (trainer.betas[0], trainer.betas[1])
     return torch.optim.AdamW(parameters, lr=trainer.learning_rate, betas=betas, weight_decay=trainer.weight_decay)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from mmalign.config import Rollouts as Options
+from mmalign.console import warn
 from mmalign.errors import BadRow, UserError
 from mmalign.maths.advantages import tied
 from mmalign.parts import Batch, Row, Source
+from mmalign.processes.policy import without_dropout
 from mmalign.records import Experience, LogProbs, Rollout, Samples, Scores
 
 if TYPE_CHECKING:
@@ -161,6 +163,11 @@ class Rollouts:
                 f"objective: {run.config.objective.type} is on rollouts, so its Objective must have `advantages`"
             )
         self._advantages = run.parts.objective.advantages
+        if dropped := without_dropout(run.parts.policy.network):
+            warn(
+                run,
+                f"rollouts: dropout of {dropped} layers is off, for the likelihood of samples now and then is compared",
+            )
         self._neighbours = run.chosen.objective.offer.spec.neighbours
         self.rows = rows
         self.options = options

@@ -13,6 +13,7 @@ Where it differs from the paper:
 4. Pictures are not flipped or cropped at random.
 """
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from mmalign.objectives import dpo, paired
 from mmalign.parts import Batch, Parts
-from mmalign.records import Loss, Prompt
+from mmalign.records import Loss
 from mmalign.specs import Objective
 
 
@@ -35,7 +36,9 @@ def terms(
 ) -> dict[str, Tensor]:
     """prompt_dropout: how often a pair is seen without its prompt, so that guidance keeps working."""
     dropped = (torch.rand(len(batch["prompt"]), generator=rng) < prompt_dropout).tolist()
-    prompts = [Prompt("") if drop else prompt for drop, prompt in zip(dropped, batch["prompt"], strict=True)]
+    prompts = [
+        replace(prompt, text="") if drop else prompt for drop, prompt in zip(dropped, batch["prompt"], strict=True)
+    ]
     return paired.terms(parts, {**batch, "prompt": prompts}, rng)
 
 

@@ -34,7 +34,7 @@ def terms(
     steps = parts.policy.sampling.steps
     reward_gradient.check_depth("k", k, steps)
     m = int(torch.randint(1, max(1, int(0.4 * steps)) + 1, (), generator=rng)) if early_stop else 1
-    s = int(torch.randint(0, steps // k, (), generator=rng))
+    s = int(torch.randint(0, min(steps // k, steps - m + 1), (), generator=rng))  # not behind where x0 is read off
     return reward_gradient.terms(parts, batch, rng, gradient.spaced(steps, k, m - 1, s), drift)
 
 

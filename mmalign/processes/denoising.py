@@ -143,8 +143,9 @@ class DenoisingPolicy(SurrogatePolicy):
         def score(x0: Tensor) -> Tensor:
             return reward(self._decoded(prompts, x0, seeds)).values
 
-        slope = guided.of_clean(self._denoise(prompts), self.model.path, score)
-        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally()), weight)
+        denoise = self._denoise(prompts)
+        slope = guided.of_clean(denoise, self.model.path, score)
+        return self._led(prompts, seeds, denoise, guided.bounded(slope, tally or Tally()), weight)
 
     @torch.no_grad()
     def guided_noisy(
@@ -160,8 +161,9 @@ class DenoisingPolicy(SurrogatePolicy):
 
         max_norm: how long a sample's gradient may be.
         """
-        slope = guided.of_noisy(self._denoise(prompts), reward)
-        return self._led(prompts, seeds, guided.bounded(slope, tally or Tally(), max_norm), weight)
+        denoise = self._denoise(prompts)
+        slope = guided.of_noisy(denoise, reward)
+        return self._led(prompts, seeds, denoise, guided.bounded(slope, tally or Tally(), max_norm), weight)
 
     def differentiate(self, prompts: Sequence[Prompt], plan: gradient.Plan, rng: torch.Generator) -> Samples:
         """Samples whose media carry gradient to the weights, as `plan` says.
@@ -302,10 +304,11 @@ class DenoisingPolicy(SurrogatePolicy):
             latents = end(self._walk(denoise, *self._start(seeds)))
             return self._decoded(prompts, latents, seeds)
 
-    def _led(self, prompts: Sequence[Prompt], seeds: Sequence[int], slope: Slope, weight: float) -> Samples:
-        if weight == 0:
-            return self.sample(prompts, seeds)
-        return self._sampled(prompts, seeds, guided.guided(self.model.path, slope, weight))
+    def _led(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], denoise: Denoise, slope: Slope, weight: float
+    ) -> Samples:
+        led = denoise if weight == 0 else guided.guided(self.model.path, denoise, slope, weight)
+        return self._sampled(prompts, seeds, led)
 
     def _decoded(self, prompts: Sequence[Prompt], latents: Tensor, seeds: Sequence[int]) -> Samples:
         return Samples(prompts, self.model.decode(latents), seeds, self.model.frame_rate)

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 
 class Adapter(Protocol):
@@ -85,6 +86,14 @@ class AdapterPolicy(Generic[Model]):
     def save(self, folder: Path) -> None:
         """Write the result in the ecosystem's own format."""
         self.model.save(folder)
+
+
+def without_dropout(network: nn.Module) -> int:
+    """Have no layer drop anything, in training either. Returns how many did."""
+    dropping = [layer for layer in network.modules() if isinstance(layer, _DropoutNd) and layer.p > 0]
+    for layer in dropping:
+        layer.p = 0.0
+    return len(dropping)
 
 
 @contextmanager

@@ -32,12 +32,14 @@ Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(x [B, ...], t [B])` -> the network's output there and the reward's gradient to `x`, both `[B, ...]`."""
 
 
-def guided(path: Path, slope: Slope, weight: float) -> Denoise:
+def guided(path: Path, denoise: Denoise, slope: Slope, weight: float) -> Denoise:
     """The network's output under guidance. weight: w, at which the reward counts against how likely a sample is."""
 
     def shifted(x: Tensor, t: Tensor) -> Tensor:
-        output, gradient = slope(x, t)
         a, s = path.coefficients_like(t, x)
+        if not (a > 0).any():
+            return denoise(x, t)
+        output, gradient = slope(x, t)
         push = torch.where(a > 0, weight * gradient, 0)
         x0, noise = path.split(x, t, output)
         return path.target(x0 + s**2 / a.clamp_min(1e-12) * push, noise - s * push, t)

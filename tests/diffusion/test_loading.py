@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers import DPMSolverMultistepScheduler as DPMSolver
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
@@ -54,11 +60,14 @@ def test_trailing_times_never_fall_below_zero(steps: int, adapted) -> None:
     assert (grid.diff() < 0).all()
 
 
-def test_flow_prediction_under_another_sampler_keeps_its_shift(adapted) -> None:
-    other = DPMSolver(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-    euler = FlowMatchEulerDiscreteScheduler(shift=5.0)
-    family = adapted("sd3").family
-    torch.testing.assert_close(path_of(other, family).grid(6), path_of(euler, family).grid(6))
+@pytest.mark.parametrize(("sampler", "near"), [(UniPCMultistepScheduler, 1e-5), (DPMSolver, 5e-3)])
+@pytest.mark.parametrize("steps", [1, 6, 25])
+def test_a_flow_under_another_sampler_has_that_sampler_s_times(sampler, near: float, steps: int, adapted) -> None:
+    """DPM++ begins just below pure noise, where no gradient of its own would be finite."""
+    other = sampler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    other.set_timesteps(steps)
+    found = path_of(sampler.from_config(other.config), adapted("sd3").family).grid(steps)
+    torch.testing.assert_close(found, other.sigmas, atol=near, rtol=0)
 
 
 def test_large_pictures_start_noisier_under_dynamic_shifting(folder: Folder) -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from mmalign import UserError, checkpoint
 from mmalign.config import Trainer
 from mmalign.data.collect import ranked
-from mmalign.engine import Engine, rate
+from mmalign.engine import Engine, _optimizer, rate
 from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.streams import GlobalRandom, Stream
@@ -109,6 +109,17 @@ def test_stages_of_one_process_may_differ_in_precision():
         with engine.autocast():
             product = torch.ones(2, 2) @ torch.ones(2, 2)
         assert product.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("size", [0.0, 0.02])
+def test_a_first_step_is_as_long_as_the_learning_rate_says(optimizer, size):
+    """Also of weights that are 0, as half of LoRA's matrices are: Adafactor as it comes would go a thousandth of the way."""
+    weight = torch.nn.Parameter(torch.full((8, 8), size))
+    weight.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(steps=1, optimizer=optimizer, learning_rate=1e-4, weight_decay=0.0)
+    _optimizer(trainer, [weight]).step()
+    assert (weight.detach() - size).square().mean().sqrt().item() == pytest.approx(1e-4, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from mmalign import UserError
 from mmalign.objectives import alignprop, diffusion_dpo, dpo, draft, drtune, flow_dpo, refl, reward_gradient, sft, sides
+from mmalign.records import Prompt
 from mmalign.samplers import gradient as plans
 from unit.toy import gradient, pairs, parts, paths, prompts, rng
 
@@ -99,6 +100,14 @@ def test_pairs_do_not_feel_each_other():
         rows = type(whole)(whole.latents[side], {k: v[side] for k, v in whole.condition.items()})
         split = made.policy.log_likelihood(rows, type(draw)(draw.t[side], draw.noise[side])).values
         assert_close(split, fused[side])
+
+
+def test_prompt_dropout_takes_the_words_and_leaves_the_pictures(monkeypatch):
+    seen = []
+    monkeypatch.setattr(diffusion_dpo.paired, "terms", lambda parts, batch, rng: seen.extend(batch["prompt"]))
+    asked = [Prompt("a cat", {"size": 3}, images=["cat.png"])]
+    diffusion_dpo.terms(None, {"prompt": asked}, rng(3), prompt_dropout=1.0)
+    assert seen == [Prompt("", {"size": 3}, images=["cat.png"])]
 
 
 def test_prompt_dropout_of_one_asks_for_nothing():

@@ -71,7 +71,7 @@ def test_drtune_spreads_three_steps_and_stops_in_the_last_two_fifths(monkeypatch
         assert plan.detach_input
 
 
-@pytest.mark.parametrize(("steps", "k"), [(1, 1), (2, 2), (3, 3), (5, 3), (8, 3), (8, 8)])
+@pytest.mark.parametrize(("steps", "k"), [(1, 1), (5, 1), (10, 1), (2, 2), (3, 3), (5, 3), (8, 3), (8, 8)])
 def test_drtune_always_trains_a_step_that_is_reached(monkeypatch, steps, k):
     for plan in planned(monkeypatch, drtune, steps, 40, k=k):
         assert plan.trained

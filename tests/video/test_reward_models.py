@@ -221,6 +221,16 @@ def test_a_trained_model_sees_samples_at_its_own_rate_whichever_reward_asks_it(q
     assert_close(trained.RewardModel(str(qwen))(samples).values, expected)
 
 
+def test_a_sample_that_is_not_finite_has_no_rating(qwen: Path, monkeypatch) -> None:
+    monkeypatch.setattr(trained, "load", lambda path: perturbed(policy(qwen)))
+    videos = some()
+    videos[0, 1, 0, 0, 0] = torch.nan
+    found = trained.RewardModel(str(qwen))(Samples(PROMPTS, videos))
+    assert found.values[0].isnan()
+    assert found.dimensions["VQ"][0].isnan()
+    assert found.values[1:].isfinite().all()
+
+
 def test_frames_are_those_shown_at_the_rate() -> None:
     frames = torch.arange(16.0).reshape(16, 1, 1, 1).expand(-1, 3, 1, 1)
     assert at_rate(frames, 16.0, 2.0)[:, 0, 0, 0].tolist() == [0, 8]

@@ -138,6 +138,17 @@ def test_another_rate_shows_what_is_shown_at_each_moment(tmp_path: Path) -> None
     assert greys(videos.read(path, 5.0, 3)) == [0, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("count", "rate", "wanted"), [(33, 16, 2), (81, 16, 2), (49, 8, 2), (97, 24, 2), (9, 8, 2), (9, 8, 3)]
+)
+def test_in_memory_the_same_frames_are_shown_as_of_a_file(
+    count: int, rate: float, wanted: float, tmp_path: Path
+) -> None:
+    frames = torch.rand(count, 3, 16, 16)
+    (path,) = videos.write(samples(frames, frame_rate=rate), tmp_path)
+    assert videos.at_rate(frames, rate, wanted).shape == videos.read(path, wanted).shape
+
+
 def test_a_rate_that_varies_is_made_even_by_timestamps(tmp_path: Path) -> None:
     """Three quick frames, then one that stays, then quick ones again."""
     path = written(tmp_path / "clip.mkv", [0, 100, 200, 300, 800, 900, 1000, 1100, 1200])

@@ -1,6 +1,7 @@
 """Videos as files and as frames `[F, 3, H, W]` in [0, 1]."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -30,7 +31,8 @@ def read(media: Media, frame_rate: float | None = None, frames: int | None = Non
 
     frame_rate: what it is brought to by its timestamps: at each moment the frame that is shown then. None is its own; for a
         rate that varies, its mean. Frames that are no file are taken as they are.
-    frames: how many, from the beginning; None is all.
+    frames: how many, from the beginning; None is all. What comes after them is not looked at: a file that was cut off there
+        passes, but `mmalign data check` reads all of it.
     """
     name = _name(media)
     found = media[:frames] if isinstance(media, Tensor) else _decoded(media, name, frame_rate, frames)
@@ -68,7 +70,7 @@ def at_rate(frames: Tensor, rate: float | None, wanted: float | None) -> Tensor:
     where either is not known."""
     if not rate or not wanted:
         return frames
-    count = max(1, round(len(frames) / rate * wanted))
+    count = max(1, math.ceil((len(frames) / rate - _ROUNDING) * wanted))
     places = (torch.arange(count) * rate / wanted + 1e-6).long().clamp(max=len(frames) - 1)
     return frames[places.to(frames.device)]
 

@@ -1,7 +1,9 @@
 """From a diffusers scheduler to a path: how clean latents and noise are mixed, and at which times a sampler steps."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
@@ -18,8 +20,7 @@ def path_of(scheduler: Any, family: Family) -> Path:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return _flow(FlowMatchEulerDiscreteScheduler.from_config(settings), family)
     if settings.get("prediction_type") == "flow_prediction":
-        shift = settings.get("flow_shift", 1.0)
-        return _flow(FlowMatchEulerDiscreteScheduler(settings.num_train_timesteps, shift=shift), family)
+        return Flow(_spaced(settings.num_train_timesteps, settings.get("flow_shift", 1.0)), family.time_sampling)
     if settings.get("prediction_type") in PREDICTIONS and "beta_schedule" in settings:
         # CogVideoX shifts the signal-to-noise ratio of its schedule.
         ddim = CogVideoXDDIMScheduler if "snr_shift_scale" in settings else DDIMScheduler
@@ -31,6 +32,16 @@ def path_of(scheduler: Any, family: Family) -> Path:
 
 def _flow(scheduler: Any, family: Family) -> Flow:
     return Flow(lambda steps: family.sigmas(scheduler, steps), time_sampling=family.time_sampling)
+
+
+def _spaced(longest: int, shift: float) -> Callable[[int], Tensor]:
+    """The noise levels of UniPC and DPM++: evenly spaced to the first training time, which is left out, and shifted."""
+
+    def sigmas(steps: int) -> Tensor:
+        even = torch.linspace(1, 1 / longest, steps + 1)[:-1]
+        return shift * even / (1 + (shift - 1) * even)
+
+    return sigmas
 
 
 def _vp(scheduler: Any, prediction: str) -> VP:

@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from mmalign.errors import UserError
 from mmalign.processes.encodings import Posterior
 from mmalign.records import Media
 from mmalign.samplers.guidance import Condition
@@ -73,6 +74,11 @@ class VideoModel(PipelineModel):
 
     def pixels(self, media: Sequence[Media]) -> Tensor:
         """Videos as `[B, F, 3, H, W]` in [0, 1] at the model's size and rate: cut off at the end, centre kept."""
+        if self.gradient_frames and any(isinstance(one, Tensor) and len(one) < self.family.frames for one in media):
+            raise UserError(
+                "model.gradient_frames: of samples with gradient only the first frames are decoded, and objective.drift "
+                "needs all of them: leave one of the two out"
+            )
         pixels: Tensor = self.family.pixels(media)
         return pixels
 
