@@ -141,6 +141,9 @@ class Collect(Section):
     second worst, and so on as long as their scores differ. Prompts whose samples all tie are left out and counted."""
     least_gap: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """With `keep: pairs`, by how much the scores of a pair differ at least: what hardly differs teaches little but noise."""
+    least_score: float | None = Field(default=None, allow_inf_nan=False)
+    """With `keep: best` or `all`, the least score of what is kept (DreamSync). Prompts without such a sample are left out and
+    counted."""
     consistency: str | None = None
     """With `keep: pairs`, the name of a reward whose ranking of a prompt's samples is compared with that by the sum of all; to
     what degree both agree goes with the pairs, for `cream`. Its own weight is best 0."""
@@ -332,6 +335,8 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield f"rewards.{i}.gate", "there is no other reward that it could let through: add one, or leave it out"
     if config.collect and config.collect.least_gap and config.collect.keep != "pairs":
         yield "collect.least_gap", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"
+    if config.collect and config.collect.least_score is not None and config.collect.keep == "pairs":
+        yield "collect.least_score", "goes with `keep: best` or `keep: all`, not with `keep: pairs`"
     if config.collect and (name := config.collect.consistency) is not None:
         if config.collect.keep != "pairs":
             yield "collect.consistency", f"goes with `keep: pairs`, not with `keep: {config.collect.keep}`"

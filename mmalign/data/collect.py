@@ -70,14 +70,14 @@ def best_against_worst(scores: Tensor, options: Collect) -> list[Kept]:
 
 def best(scores: Tensor, options: Collect) -> list[Kept]:
     """The sample of the highest score, the first one of several."""
-    return [({"sample": i}, {"score": float(scores[i])}) for i in _known(scores)[:1]]
+    return [({"sample": i}, {"score": float(scores[i])}) for i in _good(scores, options)[:1]]
 
 
 def everything(scores: Tensor, options: Collect) -> list[Kept]:
     """Every sample that has a score, and the scores of all of them as its rivals."""
-    known = sorted(_known(scores))
-    rivals = [float(scores[i]) for i in known]
-    return [({"sample": i}, {"score": float(scores[i]), "rivals": rivals}) for i in known]
+    rivals = [float(scores[i]) for i in sorted(_known(scores))]
+    good = sorted(_good(scores, options))
+    return [({"sample": i}, {"score": float(scores[i]), "rivals": rivals}) for i in good]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,11 @@ def _known(scores: Tensor) -> list[int]:
     return known
 
 
+def _good(scores: Tensor, options: Collect) -> list[int]:
+    """The known ones that score enough, the highest first."""
+    return [i for i in _known(scores) if options.least_score is None or scores[i] >= options.least_score]
+
+
 def _prompts(run: "Run", data: Source, skip_bad: bool) -> list[Asked]:
     """The prompts of all rows, or of the good ones; says how many are bad."""
     prompts, skipped = list[Asked](), list[str]()
@@ -154,12 +159,13 @@ def _collected(run: "Run", options: Collect, prompts: Sequence[Asked], folder: P
     rows = [row for i in starts for row in _rows_of(run, prompts[i : i + at_once], options, folder)]
     if not rows:
         raise UserError(
-            "collect: all samples of every prompt tie, differ by less than collect.least_gap or have no score, so there is "
-            "nothing to learn; take more samples or another reward"
+            "collect: all samples of every prompt tie, differ by less than collect.least_gap, score less than "
+            "collect.least_score or have no score, so there is nothing to learn; take more samples or another reward"
         )
     if left_out := len(prompts) - len({row["row"] for row in rows}):
         run.warn(
-            f"collected {len(rows)} rows; the samples of {left_out} prompts tie, nearly tie or have no score: these are left out"
+            f"collected {len(rows)} rows; the samples of {left_out} prompts tie, nearly tie, score too low or have "
+            "no score: these are left out"
         )
     return rows
 

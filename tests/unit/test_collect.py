@@ -130,6 +130,14 @@ def test_which_samples_are_kept(keep, scores, expected):
         assert [columns["sample"] for columns, _ in kept] == expected
 
 
+def test_what_scores_too_low_is_left_out_but_stays_a_rival():
+    scores = torch.tensor([0.5, 2.0, 1.0, float("nan")])
+    assert [c["sample"] for c, _ in KEEPING["best"].rows(scores, Collect(keep="best", least_score=1.0))] == [1]
+    assert KEEPING["best"].rows(scores, Collect(keep="best", least_score=2.5)) == []
+    kept = KEEPING["all"].rows(scores, Collect(keep="all", least_score=1.0))
+    assert [(columns["sample"], others["rivals"]) for columns, others in kept] == [(1, [0.5, 2, 1]), (2, [0.5, 2, 1])]
+
+
 PLUGIN = """
 from mmalign import ModelSpec, RewardSpec, hookimpl
 
@@ -174,7 +182,7 @@ def test_what_is_kept_must_be_what_the_objective_needs(keep, objective, missing,
 
 
 def test_when_nothing_can_be_kept_the_user_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"tie, differ by less than collect\.least_gap or have no score"):
+    with pytest.raises(UserError, match=r"tie, differ by less than collect\.least_gap, .* or have no score"):
         collected(run_in(tmp_path, lambda text: float("nan")), Collect(keep="best"))
     assert Collect(keep="best").columns == {"prompt", "sample", "score"}
 
@@ -184,3 +192,7 @@ def test_a_gap_is_for_pairs(tmp_path):
     file.write_text(CONFIG.format(keep="best", objective="sft"), encoding="utf-8")
     with pytest.raises(UserError, match=r"collect\.least_gap: goes with `keep: pairs`, not with `keep: best`"):
         config.load(file, ["collect.least_gap=0.1"])
+    with pytest.raises(
+        UserError, match=r"collect\.least_score: goes with `keep: best` or `keep: all`, not with `keep: pairs`"
+    ):
+        config.load(file, ["collect.keep=pairs", "collect.least_score=0.1"])
