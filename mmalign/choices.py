@@ -9,7 +9,7 @@ from mmalign import options
 from mmalign.config import Part
 from mmalign.errors import UserError
 from mmalign.faults import Fault
-from mmalign.plugins import OFFERS, Offer, Plugins
+from mmalign.plugins import OFFERS, Catalogue, Offer, Plugins, searching
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Choice:
     key: str
     offer: Offer
     options: dict[str, Any]
+    catalogue: Catalogue
 
     def build(self, device: torch.device | str | None = None) -> Any:
         """Make it, and move it to a `device` if it can be moved. A user's mistake gets the part's place put before it."""
         try:
-            made = self.offer.spec.load()(**options.parsed(self.offer.spec, self.options))
+            with searching(self.catalogue):
+                made = self.offer.spec.load()(**options.parsed(self.offer.spec, self.options))
         except UserError as error:
             raise UserError(f"{self.key} ({self.offer.spec.name}): {error}") from None
         return made.to(device) if device is not None and hasattr(made, "to") else made
@@ -45,4 +47,6 @@ class Picker:
             self.faults.append((key, str(error)))
             return None
         self.faults += [(f"{key}.{path}", message) for path, message in wrong]
-        return Choice(key, offer, options.complete(offer.spec, part.options)) if not wrong else None
+        if wrong:
+            return None
+        return Choice(key, offer, options.complete(offer.spec, part.options), self.plugins.catalogue)

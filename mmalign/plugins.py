@@ -8,6 +8,8 @@ config names (`plugins: [./sharpness.py]`).
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -134,6 +136,27 @@ class Catalogue:
     def _broken(self, distribution: str = "") -> str:
         names = [f.source.name for f in self._failures if distribution in ("", f.source.distribution)]
         return f" (failed to load: {', '.join(names)}; see `mmalign plugins`)" if names else ""
+
+
+_SEARCHED: ContextVar[Catalogue | None] = ContextVar("searched", default=None)
+
+
+@contextmanager
+def searching(catalogue: Catalogue) -> Iterator[None]:
+    """Within it `find` knows the parts of this catalogue, those of the files that a config names among them."""
+    token = _SEARCHED.set(catalogue)
+    try:
+        yield
+    finally:
+        _SEARCHED.reset(token)
+
+
+def find(kind: str, name: str) -> Offer:
+    """The part of that name, for one that is built of others: of the config's plugins while its parts are built, else of those
+    that are installed. Raises UserError when there is none, or more than one.
+    """
+    searched = _SEARCHED.get()
+    return (load().catalogue if searched is None else searched).find(kind, name)
 
 
 @dataclass

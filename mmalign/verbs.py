@@ -199,7 +199,7 @@ def _part(found: plugins.Plugins, kind: str, name: str, options: Sequence[str]) 
     prefix = f"{name}."
     written = (option.removeprefix(prefix).partition("=") for option in options if option.startswith(prefix))
     given = {key: value(text) for key, _, text in written}
-    return Choice(kind, offer, complete(offer.spec, given))
+    return Choice(kind, offer, complete(offer.spec, given), found.catalogue)
 
 
 def _read(manifest: Path, found: plugins.Plugins, batch_size: int = 16) -> Iterator[Samples]:

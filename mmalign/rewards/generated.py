@@ -74,7 +74,7 @@ def placed(reward: WeightedReward, device: torch.device | str) -> WeightedReward
 
 
 def rewards_of(given: Sequence[Mapping[str, Any]]) -> WeightedReward:
-    """The rewards that sections of a config name, of installed plugins."""
+    """The rewards that sections of a config name."""
     if not given:
         raise UserError("rewards: name at least one that scores what is drawn")
     built = [reward_of(section, f"rewards.{i}") for i, section in enumerate(given)]
@@ -103,5 +103,5 @@ def _named(kind: str, section: Mapping[str, Any], key: str) -> tuple[Any, dict[s
     rest = dict(section)
     if "type" not in rest:
         raise UserError(f"{key}: missing `type`: write it as the {kind} of a config")
-    spec = plugins.load().catalogue.find(kind, rest.pop("type")).spec
+    spec = plugins.find(kind, rest.pop("type")).spec
     return spec, options.parsed(spec, rest)

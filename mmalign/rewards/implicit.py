@@ -58,7 +58,7 @@ def policy_of(key: str, given: Mapping[str, Any], sampling: Mapping[str, Any] | 
     model = dict(given)
     if "type" not in model:
         raise UserError(f"{key}: missing `type`: write it as the `model` of a config")
-    spec = plugins.load().catalogue.find("model", model.pop("type")).spec
+    spec = plugins.find("model", model.pop("type")).spec
     process = process_class(spec.process)
     if "likelihood" not in process.offers:
         raise UserError(f"{key}: model '{spec.name}' scores and makes no samples, so it finds none likely")

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from mmalign import UserError, plugins
+from mmalign.choices import Picker
+from mmalign.config import Part
 from mmalign.hookspecs import hookimpl
 from mmalign.plugins import Catalogue, Offer, Source
 from mmalign.specs import RewardSpec
@@ -100,3 +102,33 @@ def test_what_a_hook_raises_keeps_its_type_and_names_the_plugin(tmp_path):
         found.hook.mmalign_configure(config=None, catalogue=None)
     assert "extra" in caught.value.__notes__[0]
     assert "mmalign_configure" in caught.value.__notes__[0]
+
+
+NESTED = """
+import torch
+from mmalign import RewardSpec, hookimpl
+from mmalign.rewards.generated import rewards_of
+
+class Inner:
+    def __call__(self, samples):
+        return torch.ones(len(samples))
+
+class Outer:
+    def __init__(self, rewards: list[dict]):
+        self.inner = rewards_of(rewards)
+
+@hookimpl
+def mmalign_rewards():
+    yield RewardSpec("inner", Inner)
+    yield RewardSpec("outer", Outer)
+"""
+
+
+def test_parts_that_are_built_of_others_find_those_of_the_config_s_files(tmp_path):
+    (tmp_path / "nested.py").write_text(NESTED, encoding="utf-8")
+    found, faults = plugins.load(["nested.py"], tmp_path, installed=False), []
+    chosen = Picker(found, faults)("rewards.0", "reward", Part(type="outer", rewards=[{"type": "inner"}]))
+    assert faults == []
+    assert [reward.name for reward in chosen.build().inner.rewards] == ["inner"]
+    with pytest.raises(UserError, match="unknown reward 'inner'"):
+        chosen.offer.spec.load()(rewards=[{"type": "inner"}])
