@@ -1,4 +1,4 @@
-"""Every recipe for real models, from its first stage to its last, on tiny models of the same architectures. `make slow`.
+"""Every recipe for real models, from its first stage to its last, on tiny models of the same architectures.
 
 Nothing of a recipe is left out; its numbers are made small, and what cannot be had here is swapped: weights of judges and rewards
 that are downloaded, data sets of the hub, the endpoint of a judge, and rewards by which all that a random model says is alike.
@@ -136,7 +136,6 @@ def small(document: Any, endpoint: str, section: str = "") -> Any:
     return {**found, "url": endpoint} if kind == "http" else found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_to_its_end(recipe: Path, folder: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

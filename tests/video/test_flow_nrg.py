@@ -200,7 +200,7 @@ def test_gradients_that_are_not_finite_lead_nowhere_and_are_counted(folder: Fold
     with torch.no_grad():
         lead.reward.headed.linear.weight.fill_(torch.nan)
     assert_close(lead(policy, None, PROMPTS, [1, 2]).media, plain.media, atol=1e-5, rtol=0)
-    assert lead.warnings() == ["8 of 8 gradients of the reward were not finite; these steps were not led"]
+    assert lead.warnings() == ["6 of 6 gradients of the reward were not finite; these steps were not led"]
     assert lead.warnings() == []
     clipped = FlowNrg(saved, {"TA": 1.0}, scale=2.0, max_norm=1e-9)
     found = clipped(policy, None, PROMPTS, [1, 2]).media
@@ -279,8 +279,8 @@ evaluation:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (torch.nan, "3 of 3 gradients of the reward were not finite; these steps were not led"),
-        (1.0, "3 of 3 gradients of the reward were longer than max_norm and were clipped"),
+        (torch.nan, "2 of 2 gradients of the reward were not finite; these steps were not led"),
+        (1.0, "2 of 2 gradients of the reward were longer than max_norm and were clipped"),
     ],
 )
 def test_gradients_that_do_not_lead_are_reported_where_samples_are_made(
