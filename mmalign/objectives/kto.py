@@ -5,7 +5,7 @@
 
 d' is d for a row's prompt and the sample of the row before, so that z estimates KL(p ‖ r). z is of the micro-batch;
 one of 1 would compare a row with itself. λ_D n_D / (λ_U n_U) should lie in [1, 4/3], n being how many are good and bad.
-Diffusion-KTO (arXiv:2404.04465) has the mean of d for z, and β = 5,000 of errors of which log p here is minus a half: take 10,000.
+Diffusion-KTO (arXiv:2404.04465) has the mean of d for z, and β 5,000 of errors of which log p here is minus a half: take 10,000.
 """
 
 from collections.abc import Sequence
