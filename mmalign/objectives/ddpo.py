@@ -9,6 +9,7 @@ step. Its log p is a mean over dimensions, for which the ε is made.
 Where it differs:
 1. A step of the optimiser takes all units of its samples at once; the code adds their gradients up one by one.
 2. The sampler's last step, which the code trains with σ of 0.02, is no unit.
+3. With several processes each has statistics of its own prompts.
 """
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
