@@ -5,7 +5,7 @@
 of steps x' ~ N(μ, σ²) that lower the noise level s by |Δs|, which on a flow is |Δt|. This is `grpo` for models that denoise,
 with the divergence itself: of log-probabilities that are means over D dimensions k3 is near KL² / 2 + KL / D, next to nothing.
 
-Where it differs: the paper's KL has no |Δs|, its code has; A is not clipped; empty prompts' outputs carry gradient; each process has its own deviation.
+Where it differs: the paper's KL has no |Δs|, its code has; A is not clipped, and each process has a deviation of its own.
 """
 
 import torch
