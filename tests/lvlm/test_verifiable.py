@@ -51,6 +51,8 @@ def test_the_order_of_boxes_does_not_matter_where_confidences_differ():
         ("[" * 10_000, None),
         ("[1, 2, nan, 4]", None),
         ("[0, 0, 1e999, 0]", None),
+        (f"[1, 2, 3, 1{'0' * 320}]", None),
+        ("['1234']", None),
         ("", None),
     ],
 )
@@ -97,6 +99,23 @@ def test_answers_in_another_frame_are_converted():
 )
 def test_answers(text, within, right):
     assert scored(ExactAnswer(within), text, answer="golden retriever") == right
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "right"),
+    [
+        ("-5", "5", 0),
+        ("-5.", "-5", 1),
+        ("1 5", "1.5", 0),
+        ("It is (1.5)", "it is 1.5", 1),
+        ("3 4", "3/4", 0),
+        ("20", "20%", 0),
+        ("1,000!", "1,000", 1),
+        ("T-shirt", "t shirt", 1),
+    ],
+)
+def test_signs_and_points_belong_to_numbers(text, truth, right):
+    assert scored(ExactAnswer(), text, answer=truth) == right
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from pipelines import likelihoods, perturbed
 from torch import Tensor
 
+from mmalign.errors import UserError
 from mmalign.objectives import alignprop, dpo, draft
 from mmalign.parts import Parts
 from mmalign.processes.denoising import DenoisingPolicy
@@ -113,6 +114,13 @@ def test_with_gradient_only_the_beginning_is_decoded(folder: Callable[[str], Pat
     assert part.shape[1] == 5 < whole.shape[1] == tiny.FRAMES
     assert part.requires_grad
     torch.testing.assert_close(part.detach(), whole[:, :5], atol=1e-6, rtol=1e-6)
+
+
+def test_a_drift_needs_whole_videos(folder: Callable[[str], Path]) -> None:
+    model = build(folder("wan"), gradient_frames=1)
+    parts = Parts(policy_of(model), draft.objective, [], lambda samples: Scores(samples.media.mean(dim=(1, 2, 3, 4))))
+    with pytest.raises(UserError, match=r"model\.gradient_frames: .* objective\.drift needs all of them"):
+        draft.terms(parts, {"prompt": PROMPTS}, torch.Generator().manual_seed(0), drift=0.1)
 
 
 @pytest.mark.parametrize("objective", [draft, alignprop])
