@@ -94,13 +94,14 @@ def collect(chosen: ChosenCollection, resume: bool = False) -> Path:
     """
     folder = chosen.folder
     _check(chosen, resume)
-    if (folder / RESULT).is_file() and not any(map(unanswered, _told(chosen).values())):
+    told = _told(chosen)
+    if (folder / RESULT).is_file() and not any(map(unanswered, told.values())):
         return folder
     collector = built(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     dump(resolved(chosen), folder / "config.yaml")
     environment.write_to(folder, chosen.plugins, device(), 1, chosen.config.collect.seed)
-    skipped = _judge_what_is_left(collector, folder / JUDGED)
+    skipped = _judge_what_is_left(collector, told, folder / JUDGED)
     told = _told(chosen)
     rows = [told[asked] for asked in sorted(told)]
     spent = _sum(line["spent"] for line in read_rows(folder / JUDGED) if "spent" in line)
@@ -156,9 +157,8 @@ def _told(chosen: ChosenCollection) -> dict[Asked, dict[str, Any]]:
     return found
 
 
-def _judge_what_is_left(collector: Collector, journal: Path) -> int:
-    """Add what the journal does not tell yet, batch by batch. Returns how many rows were skipped."""
-    told = _told(collector.chosen)
+def _judge_what_is_left(collector: Collector, told: Mapping[Asked, dict[str, Any]], journal: Path) -> int:
+    """Add what was not told yet to the journal, batch by batch. Returns how many rows were skipped."""
     answers, skipped = _readable(collector)
     new = [one for one in answers if one not in told]
     again = [one for one in answers if one in told and unanswered(told[one])]

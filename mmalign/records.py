@@ -111,6 +111,13 @@ class Samples:
         """The prompts' texts."""
         return [prompt.text for prompt in self.prompts]
 
+    @property
+    def finite(self) -> Tensor:
+        """`[B]`: whose pixels are all numbers; a text has none that are not."""
+        if not isinstance(self.made, Tensor):
+            return torch.ones(len(self), dtype=torch.bool)
+        return self.made.isfinite().flatten(1).all(dim=1)
+
     def __getitem__(self, index: slice) -> "Samples":
         return replace(self, prompts=self.prompts[index], made=self.made[index], seeds=self.seeds[index])
 

@@ -40,10 +40,8 @@ def advantages(
 
 def baseline(parts: Parts, experience: Experience) -> Tensor:
     """r(x̂), `[N]`, scored beside as many other prompts as the samples were."""
-    prompts, size = (
-        experience.rollout.samples.prompts[:: experience.group],
-        max(1, experience.at_once // experience.group),
-    )
+    prompts = experience.rollout.samples.prompts[:: experience.group]
+    size = max(1, experience.at_once // experience.group)
     pieces = [parts.policy.likeliest(prompts[i : i + size]) for i in range(0, len(prompts), size)]
     scores: Tensor = parts.reward.measured(Samples.joined(pieces), at_once=size).values
     return scores.repeat_interleave(experience.group)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from mmalign import options, plugins
 from mmalign.document import read
@@ -38,14 +37,14 @@ class Scored:
 
     @torch.no_grad()
     def __call__(self, samples: Samples) -> Scores:
-        """`[B]`, and the values by head; NaN for media that are not finite."""
+        """`[B]`, and the values by head; NaN for media that are not finite, which a model might read as black."""
         names = self.policy.heads.names
         if len(samples) == 0:
             return Scores(torch.zeros(0), {name: torch.zeros(0) for name in names})
         with self.policy.judging():
             scores = self.policy.scores(self.policy.encode(samples.prompts, self.media(samples)))
         values = self.policy.standardized(scores) if self.standardize else scores
-        values = torch.where(_finite(samples).to(values.device)[:, None], values, torch.nan)
+        values = torch.where(samples.finite.to(values.device)[:, None], values, torch.nan)
         dimensions = dict(zip(names, values.unbind(dim=1), strict=True))
         return Scores(values.mean(dim=1) if self.head is None else dimensions[self.head], dimensions)
 
@@ -53,11 +52,6 @@ class Scored:
         """The samples one by one, as the model is to see them: as it did in training, where it looks at part of them."""
         viewed: Callable[[Samples], Sequence[Media]] | None = getattr(self.policy.model, "viewed", None)
         return list(samples.made if viewed is None else viewed(samples))
-
-
-def _finite(samples: Samples) -> Tensor:
-    """`[B]`: which samples are no media with a value that is not finite; a model might read such a one as black."""
-    return torch.tensor([not isinstance(one, Tensor) or bool(one.isfinite().all()) for one in samples.made])
 
 
 class RewardModel(Scored):

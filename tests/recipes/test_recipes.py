@@ -6,9 +6,7 @@ that are downloaded, data sets of the hub, the endpoint of a judge, and rewards 
 
 import json
 import math
-import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import command_line
 import pytest
 import torch
 import yaml
+from endpoint import Server
 
 from . import world
 
@@ -81,31 +80,15 @@ def mmalign_rewards():
 """
 
 
-class Judge(BaseHTTPRequestHandler):
-    """Lists the same two facts of everything."""
-
-    SAID = '{"objects": ["circle"], "attributes": [["circle", "red"]], "relations": []}'
-
-    def do_POST(self) -> None:
-        """One completion."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        told = {"choices": [{"message": {"role": "assistant", "content": self.SAID}, "finish_reason": "stop"}]}
-        content = json.dumps(told).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+FACTS = '{"objects": ["circle"], "attributes": [["circle", "red"]], "relations": []}'
+"""What the endpoint lists of everything."""
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+    with Server() as server:
+        server.say = lambda body, number: FACTS
+        yield server.url
 
 
 @pytest.fixture(scope="module")

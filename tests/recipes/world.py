@@ -4,24 +4,23 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
+import torch
 import transformers
 from PIL import Image
 
-from mmalign_diffusion import tiny as pictures
-from mmalign_lvlm import tiny as words
-from mmalign_video import tiny as videos
+from mmalign.records import Prompt, Samples
+from mmalign_diffusion import pictures
+from mmalign_diffusion import tiny as tiny_pictures
+from mmalign_lvlm import tiny as tiny_words
+from mmalign_video import tiny as tiny_videos
+from mmalign_video import videos
 
 COUNT = 4
 """Rows of each file."""
 
-LLAVA, QWEN = "llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2-VL-2B-Instruct"
-SHOWN = [{"prompt": "what is this?", "images": [f"{i}.png"]} for i in range(COUNT)]
 SIDES = ("there is a red circle", "there is a blue square")
 TOLD = "There is a red circle. There is a blue square."
 
@@ -37,7 +36,7 @@ def standing_in(root: Path) -> None:
 def clip(folder: Path) -> None:
     """A CLIP of transformers."""
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokenizer = words.tokenizer()
+    tokenizer = tiny_words.tokenizer()
     tower = transformers.CLIPVisionConfig(**small, image_size=16, patch_size=4)
     text = transformers.CLIPTextConfig(**small, vocab_size=len(tokenizer), max_position_embeddings=77)
     config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=tower.to_dict(), projection_dim=32)
@@ -52,29 +51,28 @@ def family(tiny: Any, name: str) -> Callable[[Path], object]:
 
 
 MODELS: Mapping[str, Callable[[Path], object]] = {
-    LLAVA: family(words, "llava"),
-    "llava-hf/llava-1.5-13b-hf": family(words, "llava"),
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf": family(words, "llava-onevision"),
-    QWEN: family(words, "qwen2-vl"),
-    "Qwen/Qwen2-VL-7B-Instruct": family(words, "qwen2-vl"),
-    "Qwen/Qwen2.5-VL-7B-Instruct": family(words, "qwen2.5-vl"),
-    "rating": videos.save_judge,
+    "llava-hf/llava-1.5-7b-hf": family(tiny_words, "llava"),
+    "llava-hf/llava-1.5-13b-hf": family(tiny_words, "llava"),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": family(tiny_words, "llava-onevision"),
+    "Qwen/Qwen2-VL-2B-Instruct": family(tiny_words, "qwen2-vl"),
+    "Qwen/Qwen2-VL-7B-Instruct": family(tiny_words, "qwen2-vl"),
+    "Qwen/Qwen2.5-VL-7B-Instruct": family(tiny_words, "qwen2.5-vl"),
+    "rating": tiny_videos.save_judge,
     "openai/clip-vit-base-patch32": clip,
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": family(pictures, "sd"),
-    "CompVis/stable-diffusion-v1-4": family(pictures, "sd"),
-    "stabilityai/stable-diffusion-xl-base-1.0": family(pictures, "sdxl"),
-    "stabilityai/stable-diffusion-3.5-medium": family(pictures, "sd3"),
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": family(videos, "wan"),
-    "google/owlv2-base-patch16-ensemble": videos.save_detector,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": family(tiny_pictures, "sd"),
+    "CompVis/stable-diffusion-v1-4": family(tiny_pictures, "sd"),
+    "stabilityai/stable-diffusion-xl-base-1.0": family(tiny_pictures, "sdxl"),
+    "stabilityai/stable-diffusion-3.5-medium": family(tiny_pictures, "sd3"),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": family(tiny_videos, "wan"),
+    "google/owlv2-base-patch16-ensemble": tiny_videos.save_detector,
 }
 
 
 def data(root: Path) -> None:
     """Every file that recipes read, in its layout."""
-    rng = np.random.default_rng(0)
-    for i in range(COUNT):
-        Image.fromarray(rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(root / f"{i}.png")
-        _film(root / f"{i}.mp4", rng.integers(0, 255, (9, 32, 32, 3), dtype=np.uint8))
+    rng, prompts = torch.Generator().manual_seed(0), [Prompt("a red circle")] * COUNT
+    pictures.write(torch.rand(COUNT, 3, 32, 40, generator=rng), root)
+    videos.write(Samples(prompts, torch.rand(COUNT, 9, 3, 32, 32, generator=rng), frame_rate=8.0), root)
     for name, lines in TEXTS.items():
         (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, columns in ROWS.items():
@@ -82,16 +80,6 @@ def data(root: Path) -> None:
             {key: cell[i] if isinstance(cell, list) else cell for key, cell in columns.items()} for i in range(COUNT)
         ]
         (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _film(path: Path, frames: Any) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(8))
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 def _picture() -> bytes:
@@ -104,7 +92,7 @@ def _segments(good: str, bad: str) -> list[Any]:
     return [[[0, 22, {"accuracy": good}], [23, 46, {"accuracy": bad}]]] * COUNT
 
 
-PICTURES, VIDEOS = ([f"{i}.{kind}" for i in range(COUNT)] for kind in ("png", "mp4"))
+PICTURES, VIDEOS = ([f"{i:04d}.{kind}" for i in range(COUNT)] for kind in ("png", "mp4"))
 OTHERS = [*VIDEOS[1:], VIDEOS[0]]
 ASKED: Mapping[str, Any] = {"prompt": "what is this?", "images": [[name] for name in PICTURES]}
 DRAWN: Mapping[str, Any] = {"prompt": "a red circle", "sample": VIDEOS}

@@ -169,13 +169,21 @@ class Vocabulary:
         found: list[tuple[tuple[str, ...], str]] = []
         while at < len(words):
             size = next((n for n in range(self._longest, 0, -1) if words[at : at + n] in self._named), 1)
-            named = self._named.get(words[at : at + size])
-            verb = words[at : at + size] in self._verbs and not _DETERMINERS.intersection(words[max(0, at - 1) : at])
-            if named and not verb and not self._modifies(words[at], words[at + size : at + size + 1]):
-                found.append((words[at : at + size], named))
+            said, before, following = (
+                words[at : at + size],
+                words[max(0, at - 1) : at],
+                words[at + size : at + size + 1],
+            )
+            named = self._named.get(said)
+            if named and not self._acts(said, before) and not self._modifies(words[at], following):
+                found.append((said, named))
             at += size
         in_toilet = any(named == "toilet" for _, named in found)
         return [named for said, named in found if not (in_toilet and said in (("seat",), ("seats",)))]
+
+    def _acts(self, said: tuple[str, ...], before: tuple[str, ...]) -> bool:
+        """Whether a word is a verb here."""
+        return said in self._verbs and not _DETERMINERS.intersection(before)
 
     def _modifies(self, word: str, following: tuple[str, ...]) -> bool:
         """Whether a word says of which kind the next thing is, and names none itself."""

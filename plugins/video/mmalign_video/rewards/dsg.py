@@ -78,7 +78,7 @@ class SceneGraph:
         true = [truths(facts, said) for facts, said in zip(listed, told, strict=True)]
         count = torch.tensor([float(len(facts)) for facts in listed], device=media.device)
         right = torch.tensor([float(sum(one)) for one in true], device=media.device)
-        known = media.isfinite().flatten(1).all(dim=1)
+        known = samples.finite
         known &= torch.tensor([bool(said) and "none" not in said for said in told], dtype=torch.bool).to(known.device)
         values = torch.where(known, right / count.clamp(min=1), torch.nan)
         places = [self._stays(*one) for one in zip(shown, listed, true, strict=True)] if self.detector else None
