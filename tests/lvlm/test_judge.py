@@ -84,6 +84,13 @@ def test_a_segment_is_read_where_it_ends(llava: Path, prompts: list[Prompt]) -> 
     assert policy.logits(encoded).shape == (3, 2, 3)
 
 
+def test_a_segment_is_read_before_its_punctuation(llava: Path, prompts: list[Prompt]) -> None:
+    policy = judge(llava, classes=CLASSES)
+    plain, stopped = "there is a red circle", "there is a red circle ."
+    found = [policy.logits(policy.encode(prompts[:1], [text], [[len(text)]])) for text in (plain, stopped)]
+    assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 def test_what_comes_after_a_segment_does_not_change_it(llava: Path, prompts: list[Prompt]) -> None:
     policy = trained(judge(llava, classes=CLASSES))
     short, long = "there is a red circle", "there is a red circle and a blue square"

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from mmalign_lvlm.segments import split
+from mmalign_lvlm.segments import last_word, split
 
 GOLDEN = {
     "A man in a red shirt is riding a brown horse, a dog runs next to the horse on the sand, and the sky is blue.": [
@@ -67,3 +67,18 @@ def test_segments_hold_every_word_once_in_order(text: str) -> None:
     assert " ".join(pieces(text)).split() == text.split()
     assert all(0 <= start < end <= len(text) for start, end in spans)
     assert all(before[1] < after[0] for before, after in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "found"),
+    [
+        ("A dog runs.", 11, "A dog runs"),
+        ('He said "no!" Then', 13, 'He said "no'),
+        ("un chien, là", 9, "un chien"),
+        ("an ox", 5, "an ox"),
+        ("... and", 3, "..."),
+        ("", 0, ""),
+    ],
+)
+def test_where_the_last_word_ends(text: str, end: int, found: str) -> None:
+    assert text[: last_word(text, end)] == found

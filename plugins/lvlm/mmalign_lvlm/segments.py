@@ -21,12 +21,18 @@ PAUSES = (",", ";", "!", "?")
 _WORD = re.compile(r"\S+")
 _STOP = re.compile(r"""[.!?…]["'”’)\]*_]*$""")
 _ABBREVIATION = re.compile(r"\W*(?:(?:[a-z]\.)+|(?:mrs?|ms|dr|prof|st|jr|sr|vs|no|fig|approx|etc|al)\.)", re.IGNORECASE)
+_BEHIND = re.compile(r"\W+$")
 _NUMBERED = re.compile(r"(?:\d+|[a-zA-Z])[.)]")
 
 
 def split(text: str) -> list[Span]:
     """The segments of a text, in its order: each word is in exactly one. None of a text without words."""
     return [span for words in _sentences(text) for span in _sub_sentences(text, words)]
+
+
+def last_word(text: str, end: int) -> int:
+    """Where the last word of `text[:end]` ends, without the punctuation behind it; `end` where there is no word."""
+    return len(_BEHIND.sub("", text[:end])) or end
 
 
 def _sentences(text: str) -> list[list[Span]]:

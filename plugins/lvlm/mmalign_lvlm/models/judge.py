@@ -16,6 +16,7 @@ from mmalign.processes.tokens import text_of
 from mmalign.records import Media, Prompt
 from mmalign_lvlm.models.lora import Lora
 from mmalign_lvlm.models.model import VisionLanguageModel
+from mmalign_lvlm.segments import last_word
 
 _LORA = Lora()
 _HEADS = Heads()
@@ -24,7 +25,8 @@ _HEADS = Heads()
 class VisionLanguageJudge:
     """Scores answers to pictures and words: the heads read the last hidden states of a `vlm`.
 
-    A whole answer is read at its end token, a segment at the token in which it ends.
+    A whole answer is read at its end token, a segment where its last word ends: there a state holds the word itself, and one
+    token back what was expected in its place. Behind the full stop it is two back, and whether the word is true is not learnt.
 
     path, dtype, adapter, max_length, max_pixels: as of `vlm`.
     heads: `names` of the heads; and `classes` that each tells apart in segments, or none for a value of the whole answer.
@@ -71,7 +73,7 @@ class VisionLanguageJudge:
         first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()
         places = []
         for prompt, text, own, start, length in zip(prompts, texts, ends, first, lengths, strict=True):
-            tokens = self.model.dialogue.tokens_at(prompt, text, own)
+            tokens = self.model.dialogue.tokens_at(prompt, text, [last_word(text, end) for end in own])
             places.append(torch.tensor([start + length - 1, *(start + t if t < length else -1 for t in tokens)]))
         return Encoded(rows.inputs, pad_sequence(places, batch_first=True, padding_value=-1).to(self.device))
 
