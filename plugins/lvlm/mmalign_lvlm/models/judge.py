@@ -26,7 +26,7 @@ class VisionLanguageJudge:
     """Scores answers to pictures and words: the heads read the last hidden states of a `vlm`.
 
     A whole answer is read at its end token, a segment where its last word ends: there a state holds the word itself, and one
-    token back what was expected in its place. Behind the full stop it is two back, and whether the word is true is not learnt.
+    token back what was expected in its place. Behind the full stop it is two back, where small models do not learn to find it.
 
     path, dtype, adapter, max_length, max_pixels: as of `vlm`.
     heads: `names` of the heads; and `classes` that each tells apart in segments, or none for a value of the whole answer.
