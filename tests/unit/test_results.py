@@ -215,6 +215,15 @@ def test_results_are_kept_as_small_json_files_by_config_and_seed(repository: Pat
     assert set(json.loads(file.read_text())) == {"command", "key", "mmalign", "seconds", "evaluations"}
 
 
+def test_minutes_are_those_of_the_fastest_seed_of_the_claims_own_runs(repository: Path) -> None:
+    made(repository)
+    for name, seconds in {"a-*-0": 300, "a-*-1": 90, "a-*-2": 120, "b-*": 30}.items():
+        for file in (repository / "docs/results").glob(f"{name}.json"):
+            file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": seconds}))
+    made(repository, render=True)
+    assert [rows(repository)[claim][4] for claim in ("It rises", "A beats B")] == ["1 min 30 s"] * 2
+
+
 def test_seeds_go_where_overrides_say() -> None:
     claim = claimed(overrides=["trainer.seed={seed}", "data.seed={seed}", "rewards=[{type: x}]"])
     assert claim.given(2) == ["trainer.seed=2", "data.seed=2", "rewards=[{type: x}]"]
