@@ -15,7 +15,7 @@ A gradient that is not finite leads nowhere: that sample's step is a plain one, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from mmalign.maths.paths import Path
-from mmalign.records import Prompt, Samples, Scores, batched
+from mmalign.records import Prompt, Samples, Scores
 from mmalign.samplers.guidance import Denoise
 
 Reward = Callable[[Samples], Scores]
@@ -111,18 +111,18 @@ def of_clean(denoise: Denoise, path: Path, reward: Callable[[Tensor], Tensor]) -
 def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Samples:
     """Of `n` samples of each prompt the one that the reward likes best; one without a score only if none has any.
 
-    The first of them is drawn from the prompt's own seed, so that the best of 1 is what `policy.sample` gives.
+    The first of them is drawn from the prompt's own seed, so that the best of 1 is what `policy.sample` gives. As many are drawn
+    at a time as there are prompts, those of one prompt together, which a model may then read once.
     """
-    kept: Samples = policy.sample(prompts, seeds)
-    best = _scores(reward, kept)
-    for i in range(1, n):
-        tried = policy.sample(prompts, [another(seed, i) for seed in seeds])
-        scores = _scores(reward, tried)
-        better = (scores > best).tolist()
-        made = [new if wins else old for new, old, wins in zip(tried.made, kept.made, better, strict=True)]
-        chosen = [new if wins else old for new, old, wins in zip(tried.seeds, kept.seeds, better, strict=True)]
-        kept, best = replace(kept, made=batched(made), seeds=chosen), torch.maximum(scores, best)
-    return kept
+    best: dict[int, tuple[float, Samples]] = {}
+    tries = [(i, another(seed, k)) for i, seed in enumerate(seeds) for k in range(n)]
+    for start in range(0, len(tries), len(prompts)):
+        some = tries[start : start + len(prompts)]
+        drawn: Samples = policy.sample([prompts[i] for i, _ in some], [seed for _, seed in some])
+        for row, ((i, _), score) in enumerate(zip(some, _scores(reward, drawn).tolist(), strict=True)):
+            if i not in best or score > best[i][0]:
+                best[i] = score, drawn.picked([row])
+    return Samples.joined([best[i][1] for i in range(len(prompts))])
 
 
 class RewardGradient:

@@ -180,6 +180,27 @@ def test_the_adapter_is_in_the_language_model_and_where_it_is_asked_for(
     assert any(not name.startswith(f"{inner}.") for name in touched)
 
 
+@torch.no_grad()
+def test_several_answers_to_a_prompt_are_those_that_it_gets_alone(
+    family: str, model: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that several answers go on from are read once, which changes no answer. PaliGemma reads its own both ways."""
+    asked = [prompts[i] for i in (0, 1, 1, 2, 0, 3, 2, 1)]
+    read: list[int] = []
+    prefill = type(model.base).prepare_inputs_for_generation
+
+    def watched(self: object, ids: torch.Tensor, *args: object, **kwargs: object) -> object:
+        read.append(len(ids))
+        return prefill(self, ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.base), "prepare_inputs_for_generation", watched)
+    seeds, said = list(range(len(asked))), []
+    for drawn in ([*zip(asked, seeds, strict=True)], *([pair] for pair in zip(asked, seeds, strict=True))):
+        said += policy_of(model).sample(*map(list, zip(*drawn, strict=True))).made
+    assert said[: len(asked)] == said[len(asked) :]
+    assert read[0] == (len(asked) if family.startswith("paligemma") else 4)
+
+
 def test_too_long_a_prompt_loses_its_first_words_and_no_picture(
     folder: Path, model: VisionLanguageModel, prompts: list[Prompt]
 ) -> None:

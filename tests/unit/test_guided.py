@@ -172,7 +172,7 @@ def test_the_best_of_several_is_the_best_and_tells_its_seed():
         return reward(samples)
 
     found = best_of(6, policy, listening, prompts(3), [1, 2, 3])
-    assert_close(reward(found).values, torch.stack(seen).max(dim=0).values)
+    assert_close(reward(found).values, torch.cat(seen).unflatten(0, (3, 6)).max(dim=1).values)
     assert_close(policy.sample(prompts(3), found.seeds).media, found.media)
     assert len(seen) == 6
 
@@ -182,8 +182,22 @@ def test_a_sample_without_a_score_is_never_the_best():
 
     def moody(samples):
         calls.append(samples)
-        return Scores(torch.tensor([float("nan"), 1.0] if len(calls) == 1 else [0.0, float("nan")]))
+        return Scores(torch.tensor([float("nan"), 0.0] if len(calls) == 1 else [1.0, float("nan")]))
 
     found = best_of(2, policy, moody, prompts(2), [1, 2]).media
-    assert found[0].equal(calls[1].media[0])
-    assert found[1].equal(calls[0].media[1])
+    assert found[0].equal(calls[0].media[1])
+    assert found[1].equal(calls[1].media[0])
+
+
+def test_no_more_samples_are_drawn_at_a_time_than_there_are_prompts():
+    policy, drawn = parts(steps=2).policy, []
+
+    class Watched:
+        def sample(self, prompts, seeds):
+            drawn.append([prompt.text for prompt in prompts])
+            return policy.sample(prompts, seeds)
+
+    asked = prompts(3)
+    best_of(4, Watched(), reward, asked, [1, 2, 3])
+    assert sum(drawn, []) == [prompt.text for prompt in asked for _ in range(4)]
+    assert {len(one) for one in drawn} == {3}

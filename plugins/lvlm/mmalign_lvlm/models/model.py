@@ -146,7 +146,7 @@ class VisionLanguageModel:
             told = self.dialogue.told(prompts, max_new_tokens)
             said = self.engine.generate(told, choose, self.device, self._untouched)
         else:
-            asked = self._placed(self.dialogue.asked(prompts, max_new_tokens))
+            asked = self._asked(prompts, max_new_tokens)
             said = generated(self.base, asked, choose, max_new_tokens, ends, pad, self._unsayable())
         return [self.dialogue.until_end(ids) for ids in said]
 
@@ -207,6 +207,18 @@ class VisionLanguageModel:
         words = self.base.get_output_embeddings().weight.shape[0]
         ids = {*self.dialogue.placeholders.values(), *({self.dialogue.pad} - set(self.dialogue.ends))}
         return sorted(one for one in ids if one < words)
+
+    def _asked(self, prompts: Sequence[Prompt], needed: int) -> dict[str, Any]:
+        """What `generated` goes on from. A prompt that several answers are drawn to is read once, where that can be."""
+        from mmalign_lvlm.models.generation import can_be_read_once, read_once
+
+        distinct = {id(prompt): prompt for prompt in prompts}
+        if len(distinct) < len(prompts):
+            asked = self._placed(self.dialogue.asked(list(distinct.values()), needed))
+            if can_be_read_once(self.base, asked):
+                number = {one: i for i, one in enumerate(distinct)}
+                return read_once(self.base, asked, [number[id(prompt)] for prompt in prompts], self.dialogue.pad)
+        return self._placed(self.dialogue.asked(prompts, needed))
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On the model's device, pixels in the model's precision, and checked once that pictures and videos fit."""
