@@ -1,7 +1,7 @@
 """Every family of vision-language models, on tiny checkpoints that are loaded as real ones are."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -180,25 +180,61 @@ def test_the_adapter_is_in_the_language_model_and_where_it_is_asked_for(
     assert any(not name.startswith(f"{inner}.") for name in touched)
 
 
+@pytest.fixture
+def reads(model: VisionLanguageModel) -> Iterator[list[int]]:
+    """How many rows the model has read each time it was asked."""
+    seen: list[int] = []
+
+    def note(_: object, given: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        seen.append(
+            len(next(one for one in (named.get("input_ids"), named.get("inputs_embeds"), *given) if one is not None))
+        )
+
+    hook = model.base.model.register_forward_pre_hook(note, with_kwargs=True)
+    yield seen
+    hook.remove()
+
+
+of_one = pytest.mark.parametrize("of", [(0, 1, 1, 2, 0, 3, 2, 1), (3, 3, 3)], ids=["pictures", "words"])
+"""Which prompt each of several answers is to."""
+
+
+@of_one
 @torch.no_grad()
-def test_several_answers_to_a_prompt_are_those_that_it_gets_alone(
-    family: str, model: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+def test_answers_drawn_to_one_prompt_are_those_that_it_gets_alone(
+    family: str, model: VisionLanguageModel, prompts: list[Prompt], reads: list[int], of: Sequence[int]
 ) -> None:
-    """Prompts that several answers go on from are read once, which changes no answer. PaliGemma reads its own both ways."""
-    asked = [prompts[i] for i in (0, 1, 1, 2, 0, 3, 2, 1)]
-    read: list[int] = []
-    prefill = type(model.base).prepare_inputs_for_generation
+    """And the prompt is read once, but by PaliGemma, which reads it both ways."""
+    policy = policy_of(model)
+    together = policy.sample([prompts[i] for i in of], range(len(of))).responses
+    assert reads[0] == len(of if family.startswith("paligemma") else set(of))
+    assert together == [policy.sample([prompts[i]], [seed]).responses[0] for seed, i in enumerate(of)]
 
-    def watched(self: object, ids: torch.Tensor, *args: object, **kwargs: object) -> object:
-        read.append(len(ids))
-        return prefill(self, ids, *args, **kwargs)
 
-    monkeypatch.setattr(type(model.base), "prepare_inputs_for_generation", watched)
-    seeds, said = list(range(len(asked))), []
-    for drawn in ([*zip(asked, seeds, strict=True)], *([pair] for pair in zip(asked, seeds, strict=True))):
-        said += policy_of(model).sample(*map(list, zip(*drawn, strict=True))).made
-    assert said[: len(asked)] == said[len(asked) :]
-    assert read[0] == (len(asked) if family.startswith("paligemma") else 4)
+@of_one
+def test_answers_to_one_prompt_are_as_likely_and_teach_as_much_as_each_alone(
+    family: str, model: VisionLanguageModel, prompts: list[Prompt], reads: list[int], of: Sequence[int]
+) -> None:
+    policy, answers, rows = policy_of(model), [ANSWERS[i % 3] for i in range(len(of))], range(len(of))
+    weights = [weight for weight in model.base.parameters() if weight.requires_grad]
+
+    def learnt(rows: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        encoded = policy.encode([prompts[of[row]] for row in rows], [answers[row] for row in rows], RNG)
+        found = policy.log_likelihood(encoded, policy.draw(encoded, RNG)).sum()
+        return found.detach(), list(torch.autograd.grad((found * torch.tensor(rows)).sum(), weights))
+
+    together, gradients = learnt(rows)
+    assert reads == ([len(of)] if family.startswith("paligemma") else [len(set(of)), len(of)])
+    alone, taught = zip(*(learnt([row]) for row in rows), strict=True)
+    assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-4)
+    for i, gradient in enumerate(gradients):
+        assert_close(gradient, torch.stack([one[i] for one in taught]).sum(0), rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_are_computed_again_keep_nothing_that_could_be_shared(folder: Path, prompts: list[Prompt]) -> None:
+    policy = TokensPolicy(build(folder), SAMPLING, gradient_checkpointing=True)
+    encoded = policy.encode([prompts[0], prompts[0]], ANSWERS[:2], RNG)
+    assert "rows" not in encoded.inputs
 
 
 def test_too_long_a_prompt_loses_its_first_words_and_no_picture(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.errors import UserError
 from mmalign.processes.tokens import Encoded, Ids
@@ -121,8 +122,7 @@ class Dialogue:
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
         """Prompts and answers in one row each, padded on the right. Too long an answer is cut at its end."""
         asked = self.told(prompts)
-        rooms = [None if self.limit is None else self.limit - told.length for told in asked]
-        said = [response[:room] for room, response in zip(rooms, responses, strict=True)]
+        said = self._cut(asked, responses)
         types = int(writes_prompts(self.processor))
         pairs = zip(asked, said, strict=True)
         inputs = rows.joined([rows.followed(told.row, one, types) for told, one in pairs], self.pad)
@@ -132,6 +132,18 @@ class Dialogue:
         places = torch.arange(inputs["input_ids"].shape[1])
         mask = (places >= begins[:, None]) & (places < ends[:, None])
         return Encoded(inputs, inputs["input_ids"], mask.long())
+
+    def encode_once(self, prompts: Sequence[Prompt], numbers: Sequence[int], responses: Sequence[Ids]) -> Encoded:
+        """As `encode`, but each prompt once, padded on the left, for `prefix.hidden`. numbers: which prompt an answer follows."""
+        told = self.told(prompts)
+        asked = rows.joined([one.row for one in told], self.pad, left=True)
+        said = self._cut([told[number] for number in numbers], responses)
+        answers = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in said], True, self.pad)
+        answered = pad_sequence([torch.ones(len(ids), dtype=torch.long) for ids in said], True)
+        which = torch.tensor(numbers)
+        before = asked["input_ids"][which]
+        ids, mask = torch.cat([before, answers], 1), torch.cat([torch.zeros_like(before), answered], 1)
+        return Encoded({**asked, "rows": which, "answers": answers, "answered": answered}, ids, mask)
 
     def until_end(self, ids: list[int]) -> list[int]:
         """What was said up to the first end, that included."""
@@ -172,6 +184,11 @@ class Dialogue:
             cut = replace(prompt, text=turns[-1].text, history=turns[:-1])
             fitting = Told(cut, self._row(cut))
         return fitting
+
+    def _cut(self, asked: Sequence[Told], responses: Sequence[Ids]) -> list[Ids]:
+        """Answers, as much of each as its row has room for."""
+        rooms = [None if self.limit is None else self.limit - told.length for told in asked]
+        return [response[:room] for room, response in zip(rooms, responses, strict=True)]
 
     def _check_room(self, told: Told, needed: int) -> None:
         if self.limit is not None and told.length + needed > self.limit:

@@ -67,7 +67,10 @@ class VisionLanguageJudge:
 
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
         """Prompts followed by answers, and the tokens where to read; -1 for a segment whose end was cut off."""
-        prompts = [conditioned(prompt, self.template, prompt.metadata) for prompt in prompts]
+        shown = {
+            id(one): conditioned(one, self.template, one.metadata) for one in {id(one): one for one in prompts}.values()
+        }
+        prompts = [shown[id(prompt)] for prompt in prompts]
         texts = [text_of(one) for one in media]
         rows = self.model.encode(prompts, self.model.tokenize(prompts, texts))
         first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()

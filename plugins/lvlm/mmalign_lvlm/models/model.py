@@ -6,7 +6,6 @@ transformers and peft are imported when a model is built, so that its options ca
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,8 +31,18 @@ class LastHidden(nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Last hidden states `[B, T, H]`."""
+    def forward(
+        self,
+        rows: Tensor | None = None,
+        answers: Tensor | None = None,
+        answered: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """Last hidden states `[B, T, H]`; with `rows`, of answers after prompts that are read once (`prefix.hidden`)."""
+        if rows is not None and answers is not None and answered is not None:
+            from mmalign_lvlm.models import prefix
+
+            return prefix.hidden(self.base, inputs, rows, answers, answered)
         hidden: Tensor = self.base.model(**inputs, use_cache=False).last_hidden_state
         return hidden
 
@@ -89,6 +98,7 @@ class VisionLanguageModel:
         self.network: nn.Module = LastHidden(self.base)
         self._matched: set[str] = set()
         self._untouched = False
+        self._recomputes = False
         drawn = (path, dtype, self.dialogue, self.weights, self._unsayable())
         self.engine = Engine(vllm, *drawn) if vllm is not None else None
 
@@ -111,10 +121,17 @@ class VisionLanguageModel:
         return [self.dialogue.tokenize(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
-        """Prompts followed by answers, padded on the right, which a causal model does not see."""
-        encoded = self.dialogue.encode(prompts, responses)
-        inputs = self._placed(encoded.inputs)
-        return replace(encoded, inputs=inputs, ids=inputs["input_ids"], mask=encoded.mask.to(self.device))
+        """Prompts followed by answers, padded on the right, which a causal model does not see.
+
+        Prompts that several answers follow are read once, where that can be.
+        """
+        distinct, numbers = _distinct(prompts)
+        if not self._recomputes and self._can_share(distinct, numbers):
+            encoded = self.dialogue.encode_once(distinct, numbers, responses)
+        else:
+            encoded = self.dialogue.encode(prompts, responses)
+        ids, mask = encoded.ids.to(self.device), encoded.mask.to(self.device)
+        return Encoded(self._placed(encoded.inputs), ids, mask)
 
     @property
     def hidden_size(self) -> int:
@@ -160,6 +177,7 @@ class VisionLanguageModel:
         """The language model's layers keep their input alone until the backward pass."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
+        self._recomputes = True  # which keeps no keys and values to go on from
         self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for module in self.base.get_decoder().modules():
             if isinstance(module, GradientCheckpointingLayer):
@@ -210,15 +228,17 @@ class VisionLanguageModel:
 
     def _asked(self, prompts: Sequence[Prompt], needed: int) -> dict[str, Any]:
         """What `generated` goes on from. A prompt that several answers are drawn to is read once, where that can be."""
-        from mmalign_lvlm.models.generation import can_be_read_once, read_once
+        from mmalign_lvlm.models.generation import read_once
 
-        distinct = {id(prompt): prompt for prompt in prompts}
-        if len(distinct) < len(prompts):
-            asked = self._placed(self.dialogue.asked(list(distinct.values()), needed))
-            if can_be_read_once(self.base, asked):
-                number = {one: i for i, one in enumerate(distinct)}
-                return read_once(self.base, asked, [number[id(prompt)] for prompt in prompts], self.dialogue.pad)
+        distinct, numbers = _distinct(prompts)
+        if self._can_share(distinct, numbers):
+            return read_once(self.base, self._placed(self.dialogue.asked(distinct, needed)), numbers)
         return self._placed(self.dialogue.asked(prompts, needed))
+
+    def _can_share(self, distinct: Sequence[Prompt], numbers: Sequence[int]) -> bool:
+        from mmalign_lvlm.models.prefix import can_be_shared
+
+        return len(distinct) < len(numbers) and can_be_shared(self.base, self.dialogue.told(distinct[:1])[0].row)
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On the model's device, pixels in the model's precision, and checked once that pictures and videos fit."""
@@ -246,3 +266,10 @@ class VisionLanguageModel:
                 "features: patch_size, vision_feature_select_strategy, num_additional_image_tokens or what else the "
                 "processor counts by in processor_config.json must fit the model's config.json"
             )
+
+
+def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+    """Each prompt once, and which of them stands where."""
+    found = {id(prompt): prompt for prompt in prompts}
+    number = {one: i for i, one in enumerate(found)}
+    return list(found.values()), [number[id(prompt)] for prompt in prompts]
