@@ -239,6 +239,12 @@ def test_matrices_in_the_tower_are_refused_before_anything_loads(vllm) -> None:
         VisionLanguageModel("nowhere", adapter=Lora(vision=True), vllm=Vllm())
 
 
+def test_lora_in_place_of_a_model_is_refused(vllm, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="vLLM begins with a whole model"):
+        VisionLanguageModel(str(tmp_path), vllm=Vllm())
+
+
 def test_several_processes_are_refused(llava: Path, vllm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"vLLM draws for a run of one process"):

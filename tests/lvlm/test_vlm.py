@@ -1,5 +1,6 @@
 """The adapter and its process, on a tiny LLaVA that is loaded as a real one is."""
 
+import json
 import math
 import os
 import subprocess
@@ -213,6 +214,39 @@ def test_the_saved_lora_loads_with_peft(
     theirs = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(llava), tmp_path).eval()
     with torch.no_grad():
         assert_close(theirs(**inputs).logits, model.base(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_training_begins_with_what_another_run_s_lora_made(
+    llava: Path, model: VisionLanguageModel, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """And with what a third made of that; each is the reference of the next."""
+    model.save(tmp_path / "first")
+    second = build(tmp_path / "first")
+    expected = likelihood(policy_of(model), prompts, ANSWERS)
+    assert_close(likelihood(policy_of(second), prompts, ANSWERS), expected, atol=1e-4, rtol=1e-5)
+    perturbed(second)
+    with second.reference():
+        assert_close(likelihood(policy_of(second), prompts, ANSWERS), expected, atol=1e-4, rtol=1e-5)
+    second.save(tmp_path / "second")
+    third = build(tmp_path / "second", adapter=None)
+    expected = likelihood(policy_of(second), prompts, ANSWERS)
+    assert_close(likelihood(policy_of(third), prompts, ANSWERS), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_lora_says_what_is_wrong_with_it(model: VisionLanguageModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    weights, file = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    kept, settings = weights.read_bytes(), file.read_text()
+    weights.write_bytes(kept[:100])
+    with pytest.raises(UserError, match=f"{tmp_path} holds LoRA that cannot be read"):
+        build(tmp_path)
+    weights.write_bytes(kept)
+    file.write_text(settings.replace(json.loads(settings)["base_model_name_or_path"], "./gone"))
+    with pytest.raises(UserError, match=r"is LoRA for \./gone, which must still be there: .*no such folder"):
+        build(tmp_path)
+    file.write_text("{}")
+    with pytest.raises(UserError, match="names no model"):
+        build(tmp_path)
 
 
 def test_weights_come_back(llava: Path, model: VisionLanguageModel, prompts: list[Prompt]) -> None:

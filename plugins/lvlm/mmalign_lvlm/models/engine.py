@@ -38,10 +38,14 @@ class Vllm:
     memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
-def check(adapter: Lora | None) -> None:
+def check(path: str, adapter: Lora | None) -> None:
     """Raises UserError for what is known to fail before anything is loaded."""
+    from mmalign_lvlm.models.loading import is_adapter
+
     if find_spec("vllm") is None:
         raise UserError("model.vllm: vLLM is not installed: pip install 'mmalign-lvlm[vllm]', or leave model.vllm out")
+    if is_adapter(path):
+        raise UserError(f"model.vllm: {path} holds LoRA, and vLLM begins with a whole model: leave out model.vllm")
     if adapter is not None and adapter.vision:
         raise UserError("model.vllm: vLLM takes no matrices in a vision tower: leave adapter.vision out, or model.vllm")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

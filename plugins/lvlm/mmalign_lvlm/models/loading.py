@@ -1,5 +1,6 @@
 """Load a vision-language model and its processor from a folder, an installed package or the hub."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.errors import UserError
@@ -14,9 +17,14 @@ from mmalign.locations import locate
 from mmalign_lvlm.models.dialogue import writes_prompts
 
 
+_ADAPTER = "adapter_config.json"
+
+
 def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model at `path` in `dtype`, and its processor."""
+    """The model at `path` in `dtype`, and its processor. Of a folder with LoRA, as a run saves it, the model that it makes."""
     place = locate(path)
+    if is_adapter(path):
+        return _adapted(path, Path(place), dtype)
     _check_local(path, place)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
@@ -28,7 +36,34 @@ def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
     _check_layout(path, model, processor)
+    # What is saved beside LoRA names its model, for other machines too.
+    model.name_or_path = place if place != path and path.startswith("~") else path
     return model, processor
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a folder holds LoRA for a model and not the model itself."""
+    folder = Path(locate(path))
+    return (folder / _ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def _adapted(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model that LoRA in `folder` is for, with its matrices merged in."""
+    base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"model {path} holds LoRA, but its {_ADAPTER} names no model: set base_model_name_or_path there"
+        )
+    try:
+        model, processor = load(base, dtype)
+    except UserError as error:
+        raise UserError(f"model {path} is LoRA for {base}, which must still be there: {error}") from None
+    try:
+        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"model {path} holds LoRA that cannot be read for {base}: {_reason(error)}") from None
+    merged.name_or_path = path
+    return merged, processor
 
 
 def _check_local(path: str, place: str) -> None:

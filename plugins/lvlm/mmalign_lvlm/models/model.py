@@ -53,7 +53,8 @@ class VisionLanguageModel:
     LLaVA 1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL (as transformers has it), SmolVLM,
     Idefics3 and PaliGemma are tried. Frames of a video go to the processor's own video input, or are several pictures.
 
-    path: folder, hub id, or `package:relative/path` in an installed package.
+    path: folder, hub id, or `package:relative/path` in an installed package; also the `model` folder of a run that trained LoRA,
+        whose matrices are merged into what they were trained for. The reference is the model as it is loaded.
     dtype: of the frozen weights. What trains is float32.
     adapter: LoRA in the language model; None trains all of that and keeps a frozen copy as reference. The vision tower and
         its projector stay frozen, unless the adapter says `vision`.
@@ -80,7 +81,7 @@ class VisionLanguageModel:
         vllm: Vllm | None = None,
     ):
         if vllm is not None:
-            check(adapter)
+            check(path, adapter)
         from mmalign_lvlm.models.dialogue import Dialogue
         from mmalign_lvlm.models.loading import load
         from mmalign_lvlm.models.weights import weights_of
