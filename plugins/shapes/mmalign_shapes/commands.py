@@ -14,6 +14,7 @@ class Stage(StrEnum):
 
     pictures = "pictures"
     captioner = "captioner"
+    reader = "reader"
     video = "video"
 
 
@@ -31,14 +32,14 @@ def pretrain(
     only: Annotated[
         Stage | None,
         typer.Option(
-            help="Train no more than this: `pictures` is `sd` and `clip`, `captioner` is `captioner`, `video` is `wan`."
+            help="Train no more than this: `pictures` is `sd` and `clip`, `video` is `wan`, the others are what they are called."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Where all randomness comes from.")] = 0,
 ) -> None:
-    """Train generator, CLIP, captioner and the generator of videos from nothing: more than two hours on two cores.
+    """Train generator, CLIP, captioner, reader and the generator of videos from nothing: about three hours on two cores.
 
-    The captioner alone takes a quarter of an hour, the generator of videos a third of one.
+    The captioner alone takes a quarter of an hour, the reader and the generator of videos a third of one each.
 
     Example: mmalign shapes pretrain --out assets-new --only captioner
     """
@@ -53,6 +54,7 @@ def pretrain(
         None: everything.pretrain_all,
         Stage.pictures: everything.pretrain_pictures,
         Stage.captioner: everything.pretrain_captioner,
+        Stage.reader: everything.pretrain_reader,
         Stage.video: everything.pretrain_video,
     }
     stages[only](out, seed)
