@@ -303,9 +303,10 @@ def summary(experience: Experience) -> dict[str, Tensor]:
     """What a buffer is like, as scalars."""
     values, mask = experience.scores.values, experience.rollout.log_probs.mask
     known = values[values.isfinite()]
+    spread = known.std(correction=0) if len(known) else values.new_tensor(torch.nan)
     found = {
         "reward/mean": known.mean(),
-        "reward/std": known.std(correction=0),
+        "reward/std": spread,
         "rollout/units": (mask > 0).sum(dim=1).to(values).mean(),
         "rollout/unscored": values.new_tensor(len(values) - len(known)),
     }

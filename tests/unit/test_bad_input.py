@@ -1,6 +1,7 @@
 """What nothing can be learned from is an error that says so, or is counted and left out; it is never a NaN that nobody sees."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -203,7 +204,9 @@ def test_rollouts_without_a_usable_score_move_no_weight_to_nowhere(name, process
     assert all(value.isfinite() for value in found.metrics.values())
     if case == "no scores":
         assert slope.abs().max() < 1e-12
-    told = summary(experience)
+    with warnings.catch_warnings(action="error"):
+        told = summary(experience)
+    assert told["reward/std"].isnan() == (case == "no scores")
     assert told["rollout/unscored"] == sum(not torch.tensor(score).isfinite() for score in SCORES[case])
     assert told["rollout/tied_groups"] == 2
 

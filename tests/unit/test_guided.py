@@ -199,5 +199,5 @@ def test_no_more_samples_are_drawn_at_a_time_than_there_are_prompts():
 
     asked = prompts(3)
     best_of(4, Watched(), reward, asked, [1, 2, 3])
-    assert sum(drawn, []) == [prompt.text for prompt in asked for _ in range(4)]
+    assert [text for some in drawn for text in some] == [prompt.text for prompt in asked for _ in range(4)]
     assert {len(one) for one in drawn} == {3}

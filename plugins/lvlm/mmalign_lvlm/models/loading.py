@@ -16,7 +16,6 @@ from mmalign.errors import UserError
 from mmalign.locations import locate
 from mmalign_lvlm.models.dialogue import writes_prompts
 
-
 _ADAPTER = "adapter_config.json"
 
 
