@@ -82,10 +82,11 @@ class Dialogue:
 
         Raises UserError where a row has no room for an answer of `needed` tokens.
         """
-        made = {id(prompt): self._fitting(prompt) for prompt in {id(one): one for one in prompts}.values()}
-        for told in made.values():
+        shown, numbers = rows.distinct(prompts)
+        made = [self._fitting(prompt) for prompt in shown]
+        for told in made:
             self._check_room(told, needed)
-        return [made[id(prompt)] for prompt in prompts]
+        return [made[number] for number in numbers]
 
     def asked(self, prompts: Sequence[Prompt], needed: int = 1) -> dict[str, Tensor]:
         """Prompts up to where the answer begins, padded on the left: ids, attention mask, pixels and what else there is."""
@@ -133,16 +134,18 @@ class Dialogue:
         mask = (places >= begins[:, None]) & (places < ends[:, None])
         return Encoded(inputs, inputs["input_ids"], mask.long())
 
-    def encode_once(self, prompts: Sequence[Prompt], numbers: Sequence[int], responses: Sequence[Ids]) -> Encoded:
-        """As `encode`, but each prompt once, padded on the left, for `prefix.hidden`. numbers: which prompt an answer follows."""
-        told = self.told(prompts)
+    def encode_once(self, prompts: Sequence[Prompt], responses: Sequence[Ids]) -> Encoded:
+        """As `encode`, but with each prompt once, padded on the left, for `prefix.hidden`, and of it only the last token in each
+        row of `ids`.
+        """
+        shown, numbers = rows.distinct(prompts)
+        told, which = self.told(shown), torch.tensor(numbers)
         asked = rows.joined([one.row for one in told], self.pad, left=True)
         said = self._cut([told[number] for number in numbers], responses)
         answers = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in said], True, self.pad)
         answered = pad_sequence([torch.ones(len(ids), dtype=torch.long) for ids in said], True)
-        which = torch.tensor(numbers)
-        before = asked["input_ids"][which]
-        ids, mask = torch.cat([before, answers], 1), torch.cat([torch.zeros_like(before), answered], 1)
+        last = asked["input_ids"][which, -1:]
+        ids, mask = torch.cat([last, answers], 1), torch.cat([torch.zeros_like(last), answered], 1)
         return Encoded({**asked, "rows": which, "answers": answers, "answered": answered}, ids, mask)
 
     def until_end(self, ids: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ from mmalign.processes.tokens import text_of
 from mmalign.records import Media, Prompt
 from mmalign_lvlm.models.lora import Lora
 from mmalign_lvlm.models.model import VisionLanguageModel
+from mmalign_lvlm.models.rows import distinct
 from mmalign_lvlm.segments import last_word
 
 _LORA = Lora()
@@ -67,10 +68,9 @@ class VisionLanguageJudge:
 
     def encode(self, prompts: Sequence[Prompt], media: Sequence[Media], ends: Ends) -> Encoded:
         """Prompts followed by answers, and the tokens where to read; -1 for a segment whose end was cut off."""
-        shown = {
-            id(one): conditioned(one, self.template, one.metadata) for one in {id(one): one for one in prompts}.values()
-        }
-        prompts = [shown[id(prompt)] for prompt in prompts]
+        shown, numbers = distinct(prompts)
+        read = [conditioned(prompt, self.template, prompt.metadata) for prompt in shown]
+        prompts = [read[number] for number in numbers]
         texts = [text_of(one) for one in media]
         rows = self.model.encode(prompts, self.model.tokenize(prompts, texts))
         first, lengths = rows.mask.argmax(dim=1).tolist(), rows.mask.sum(dim=1).tolist()

@@ -36,7 +36,7 @@ def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
     _check_layout(path, model, processor)
     # What is saved beside LoRA names its model, for other machines too.
-    model.name_or_path = place if place != path and path.startswith("~") else path
+    model.name_or_path = place if path.startswith("~") else path
     return model, processor
 
 

@@ -18,6 +18,7 @@ from mmalign.processes.tokens import Choose, Draws, Encoded, Ids
 from mmalign.records import Prompt
 from mmalign_lvlm.models.engine import Engine, Vllm, check
 from mmalign_lvlm.models.lora import Lora
+from mmalign_lvlm.models.rows import distinct
 
 _LORA = Lora()
 _PIXELS = {"pixel_values": "image", "pixel_values_videos": "video"}
@@ -100,6 +101,7 @@ class VisionLanguageModel:
         self._matched: set[str] = set()
         self._untouched = False
         self._recomputes = False
+        self._shares: bool | None = None  # known when the processor has made something of a prompt
         drawn = (path, dtype, self.dialogue, self.weights, self._unsayable())
         self.engine = Engine(vllm, *drawn) if vllm is not None else None
 
@@ -126,11 +128,8 @@ class VisionLanguageModel:
 
         Prompts that several answers follow are read once, where that can be.
         """
-        distinct, numbers = _distinct(prompts)
-        if not self._recomputes and self._can_share(distinct, numbers):
-            encoded = self.dialogue.encode_once(distinct, numbers, responses)
-        else:
-            encoded = self.dialogue.encode(prompts, responses)
+        once = not self._recomputes and self._can_share(prompts)
+        encoded = (self.dialogue.encode_once if once else self.dialogue.encode)(prompts, responses)
         ids, mask = encoded.ids.to(self.device), encoded.mask.to(self.device)
         return Encoded(self._placed(encoded.inputs), ids, mask)
 
@@ -231,15 +230,19 @@ class VisionLanguageModel:
         """What `generated` goes on from. A prompt that several answers are drawn to is read once, where that can be."""
         from mmalign_lvlm.models.generation import read_once
 
-        distinct, numbers = _distinct(prompts)
-        if self._can_share(distinct, numbers):
-            return read_once(self.base, self._placed(self.dialogue.asked(distinct, needed)), numbers)
-        return self._placed(self.dialogue.asked(prompts, needed))
+        if not self._can_share(prompts):
+            return self._placed(self.dialogue.asked(prompts, needed))
+        shown, numbers = distinct(prompts)
+        return read_once(self.base, self._placed(self.dialogue.asked(shown, needed)), numbers)
 
-    def _can_share(self, distinct: Sequence[Prompt], numbers: Sequence[int]) -> bool:
-        from mmalign_lvlm.models.prefix import can_be_shared
+    def _can_share(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether there are prompts to be read once for several answers, and the model is one that can."""
+        shown, _ = distinct(prompts)
+        if len(shown) < len(prompts) and self._shares is None:
+            from mmalign_lvlm.models.prefix import can_be_shared
 
-        return len(distinct) < len(numbers) and can_be_shared(self.base, self.dialogue.told(distinct[:1])[0].row)
+            self._shares = can_be_shared(self.base, self.dialogue.told(shown[:1])[0].row)
+        return len(shown) < len(prompts) and bool(self._shares)
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On the model's device, pixels in the model's precision, and checked once that pictures and videos fit."""
@@ -267,10 +270,3 @@ class VisionLanguageModel:
                 "features: patch_size, vision_feature_select_strategy, num_additional_image_tokens or what else the "
                 "processor counts by in processor_config.json must fit the model's config.json"
             )
-
-
-def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
-    """Each prompt once, and which of them stands where."""
-    found = {id(prompt): prompt for prompt in prompts}
-    number = {one: i for i, one in enumerate(found)}
-    return list(found.values()), [number[id(prompt)] for prompt in prompts]

@@ -39,7 +39,7 @@ def read(base: Any, prompts: Row) -> tuple[Tensor, DynamicCache, Tensor]:
 
 
 def hidden(base: Any, prompts: Row, rows: Tensor, answers: Tensor, answered: Tensor) -> Tensor:
-    """Last hidden states `[B, P + A, H]` of each answer after its prompt.
+    """Last hidden states `[B, 1 + A, H]` of each answer and of the token before it.
 
     rows: `[B]`, which prompt an answer follows. answers: `[B, A]` ids, padded on the right. answered: 1 where one stands.
     """
@@ -50,7 +50,7 @@ def hidden(base: Any, prompts: Row, rows: Tensor, answers: Tensor, answered: Ten
     said = base.model(
         input_ids=answers, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True
     )
-    return torch.cat([states[rows], said.last_hidden_state], 1)
+    return torch.cat([states[rows, -1:], said.last_hidden_state], 1)
 
 
 def positions(seen: Tensor) -> Tensor:

@@ -7,11 +7,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmalign.errors import UserError
+from mmalign.records import Prompt
 
 Row = Mapping[str, Tensor]
 """What a processor makes of one prompt, by transformers' names: `[1, T]` for each token, other shapes for what is shown."""
 
 PER_TOKEN = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+
+
+def distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+    """Each prompt once, and which of them stands where. Equal ones that were made apart count as several."""
+    found = {id(prompt): prompt for prompt in prompts}
+    number = {one: i for i, one in enumerate(found)}
+    return list(found.values()), [number[id(prompt)] for prompt in prompts]
 
 
 def joined(rows: Sequence[Row], padding: int, left: bool = False) -> dict[str, Tensor]:
