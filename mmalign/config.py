@@ -237,7 +237,8 @@ class Trainer(Section):
     precision: Literal["no", "bf16"] = "no"
     """Mixed precision; "no" computes in the model's own."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third slower."""
+    """Compute activations again in the backward pass: less memory, about a third slower. Vision-language models then read a
+    prompt with each of its answers, not once for all of them."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2

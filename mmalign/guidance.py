@@ -14,7 +14,7 @@ from mmalign.config import GuidancePart, LeadingPart
 from mmalign.document import value
 from mmalign.errors import UserError
 from mmalign.faults import Fault, validated
-from mmalign.records import Prompt, Samples
+from mmalign.records import Prompt, Samples, Scores
 from mmalign.rewards.weighted import CheckedReward, WeightedReward
 from mmalign.samplers.guided import Reward
 
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
 _FOLLOWS = {"own": "a reward of its own", "none": "no reward"}
 """What a guidance follows that follows none of the config's rewards."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The weighted sum of rewards that samples follow. They are not logged."""
+
+    rewards: WeightedReward
+
+    @property
+    def compares(self) -> bool:
+        """Whether a score depends on the samples that are scored together."""
+        return any(getattr(one.function, "compares", False) for one in self.rewards.rewards)
+
+    def __call__(self, samples: Samples) -> Scores:
+        """`[B]`."""
+        return self.rewards.measured(samples)
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,7 @@ def built(
     if not asked:
         return Lead(lead)
     checked = [CheckedReward(part.label, choice.build(device)) for part, choice in asked]
-    return Lead(lead, WeightedReward(checked, [part.weight for part, _ in asked]).measured)
+    return Lead(lead, Followed(WeightedReward(checked, [part.weight for part, _ in asked])))
 
 
 # ---- the command line

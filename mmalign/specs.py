@@ -97,7 +97,7 @@ class RewardSpec(Spec):
     """A reward. `build(**options)` returns a callable on `Samples` that gives `[B]` or `Scores`, higher is better.
 
     A preference model may also have `preferred(samples, others)`, which gives `[B]`: how probably each sample is better than
-    the other one of its prompt.
+    the other one of its prompt. One whose scores depend on the samples that are scored together says so by `compares = True`.
 
     differentiable: gradient flows from the scores to `samples.media`.
     """

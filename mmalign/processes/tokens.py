@@ -32,7 +32,8 @@ Choose = Callable[[Tensor, int], Tensor]
 class Encoded:
     """Prompts with responses as the network sees them.
 
-    inputs: what the network is given, named; the ids are among them. ids: `[B, T]`. mask: `[B, T]`, 1 on response tokens.
+    inputs: what the network is given, named. ids: `[B, T]`, for each hidden state the token at its place. mask: `[B, T]`, 1 on
+        response tokens.
     """
 
     inputs: Mapping[str, Tensor]

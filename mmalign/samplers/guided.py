@@ -112,14 +112,17 @@ def best_of(n: int, policy: Any, reward: Reward, prompts: Sequence[Prompt], seed
     """Of `n` samples of each prompt the one that the reward likes best; one without a score only if none has any.
 
     The first of them is drawn from the prompt's own seed, so that the best of 1 is what `policy.sample` gives. As many are drawn
-    at a time as there are prompts, those of one prompt together, which a model may then read once.
+    at a time as there are prompts, those of one prompt together, which a model may then read once; or one of each, where the
+    reward `compares` what is scored together.
     """
     best: dict[int, tuple[float, Samples]] = {}
-    tries = [(i, another(seed, k)) for i, seed in enumerate(seeds) for k in range(n)]
+    tries = [(k, i) for i in range(len(prompts)) for k in range(n)]
+    if getattr(reward, "compares", False):
+        tries.sort()
     for start in range(0, len(tries), len(prompts)):
         some = tries[start : start + len(prompts)]
-        drawn: Samples = policy.sample([prompts[i] for i, _ in some], [seed for _, seed in some])
-        for row, ((i, _), score) in enumerate(zip(some, _scores(reward, drawn).tolist(), strict=True)):
+        drawn: Samples = policy.sample([prompts[i] for _, i in some], [another(seeds[i], k) for k, i in some])
+        for row, ((_, i), score) in enumerate(zip(some, _scores(reward, drawn).tolist(), strict=True)):
             if i not in best or score > best[i][0]:
                 best[i] = score, drawn.picked([row])
     return Samples.joined([best[i][1] for i in range(len(prompts))])

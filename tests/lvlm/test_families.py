@@ -1,6 +1,7 @@
 """Every family of vision-language models, on tiny checkpoints that are loaded as real ones are."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -209,6 +210,18 @@ def test_answers_drawn_to_one_prompt_are_those_that_it_gets_alone(
     together = policy.sample([prompts[i] for i in of], range(len(of))).responses
     assert reads[0] == len(of if family.startswith("paligemma") else set(of))
     assert together == [policy.sample([prompts[i]], [seed]).responses[0] for seed, i in enumerate(of)]
+
+
+@pytest.mark.parametrize("setting", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+def test_how_a_checkpoint_would_be_drawn_from_changes_nothing(
+    setting: dict[str, object], folder: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    file = tmp_path / "model/generation_config.json"
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.is_file() else {}), **setting}))
+    policy, asked = policy_of(perturbed(build(file.parent))), [prompts[0], prompts[1], prompts[0]]
+    alone = [policy.sample([prompt], [seed]).responses[0] for seed, prompt in enumerate(asked)]
+    assert policy.sample(asked, range(3)).responses == alone
 
 
 @of_one

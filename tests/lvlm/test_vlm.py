@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
@@ -236,17 +238,29 @@ def test_training_begins_with_what_another_run_s_lora_made(
 def test_lora_says_what_is_wrong_with_it(model: VisionLanguageModel, tmp_path: Path) -> None:
     model.save(tmp_path)
     weights, file = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
-    kept, settings = weights.read_bytes(), file.read_text()
-    weights.write_bytes(kept[:100])
-    with pytest.raises(UserError, match=f"{tmp_path} holds LoRA that cannot be read"):
+    kept, settings = weights.read_bytes(), json.loads(file.read_text())
+    few = dict(list(load_file(weights).items())[:2])
+    for broken in (kept[:100], serialized(few)):
+        weights.write_bytes(broken)
+        with pytest.raises(UserError, match=f"{tmp_path} holds LoRA that does not fit"):
+            build(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"but no adapter_model\.safetensors"):
         build(tmp_path)
     weights.write_bytes(kept)
-    file.write_text(settings.replace(json.loads(settings)["base_model_name_or_path"], "./gone"))
-    with pytest.raises(UserError, match=r"is LoRA for \./gone, which must still be there: .*no such folder"):
-        build(tmp_path)
-    file.write_text("{}")
-    with pytest.raises(UserError, match="names no model"):
-        build(tmp_path)
+    for told, why in {
+        json.dumps(
+            {**settings, "base_model_name_or_path": "./gone"}
+        ): r"is LoRA for \./gone.* still be there: .*no such folder",
+        json.dumps({**settings, "base_model_name_or_path": str(tmp_path)}): "names no model",
+        json.dumps({**settings, "peft_type": "IA3"}): "names no model",
+        json.dumps({**settings, "r": "x"}): "does not fit",
+        "[]": "names no model",
+        "{": "is no JSON",
+    }.items():
+        file.write_text(told)
+        with pytest.raises(UserError, match=why):
+            build(tmp_path)
 
 
 def test_weights_come_back(llava: Path, model: VisionLanguageModel, prompts: list[Prompt]) -> None:

@@ -30,7 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     plain = read_yaml(reader.CONFIG)
     plain["data"]["size"] = plain["evaluation"]["data"]["size"] = 8
-    plain["trainer"] |= {"steps": 2, "batch_size": 4, "checkpoint_every": 1}
+    plain["trainer"] |= {"steps": 2, "batch_size": 4, "checkpoint_every": 1, "warmup_steps": 0, "learning_rate": 0.05}
     dump(plain, folder / "few.yaml")
     with pytest.MonkeyPatch.context() as small:
         small.setattr(reader, "CONFIG", folder / "few.yaml")
@@ -46,8 +46,10 @@ def read(model: SegmentModel, rows: list[dict]) -> list[torch.Tensor]:
 
 def test_it_is_half_as_large_and_reads_as_what_was_trained(out: Path, written: list[dict]) -> None:
     trained, kept = (SegmentModel(str(out / where)) for where in ("work/reader/model", "reader"))
-    for ours, theirs in zip(read(kept, written[:8]), read(trained, written[:8]), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=1e-2)
+    found, expected = (torch.cat(read(model, written[:8])) for model in (kept, trained))
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-2)
+    with trained.policy.model.reference():
+        assert (torch.cat(read(trained, written[:8])) - expected).abs().max() > 0.5
     sizes = [(out / where / "adapter_model.safetensors").stat().st_size for where in ("work/reader/model", "reader")]
     assert sizes[1] < 0.6 * sizes[0]
     figures = json.loads((out / "reader/training.json").read_text())
@@ -57,6 +59,28 @@ def test_it_is_half_as_large_and_reads_as_what_was_trained(out: Path, written: l
 def test_what_is_finished_is_not_trained_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "train", None)
     everything.pretrain_reader(out, seed=3)
+
+
+def test_it_is_for_the_captioner_beside_it(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        everything, "train_reader", lambda captioner, *_: asked.append(captioner) or out / "work/reader"
+    )
+    everything.pretrain_reader(tmp_path, seed=3)
+    (tmp_path / "captioner").mkdir()
+    everything.pretrain_reader(tmp_path, seed=3)
+    assert asked == [reader.CAPTIONER, str(tmp_path / "captioner")]
+    told = json.loads((tmp_path / "reader/adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == reader.CAPTIONER
+
+
+def test_what_ended_before_it_was_measured_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, resumed = out / "work/reader/evaluation.json", []
+    kept = file.read_text()
+    monkeypatch.setattr(reader, "train", lambda _, resume: (resumed.append(resume), file.write_text(kept)))
+    file.unlink()
+    everything.pretrain_reader(out, seed=3)
+    assert resumed == [True]
 
 
 def test_it_is_a_model_to_begin_with() -> None:

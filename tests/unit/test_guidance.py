@@ -212,7 +212,7 @@ def test_a_configs_guidance_lends_its_options_and_rewards(tmp_path, sampled):
     chosen = verbs.open_target(tmp_path / "small.yaml", given).chosen
 
     def powers(lead):
-        return [reward.function.power for reward in lead.reward.__self__.rewards]
+        return [reward.function.power for reward in lead.reward.rewards.rewards]
 
     for arguments, n, power in (((), 6, 3.0), (["sun=1"], 6, 3.0), (["bright=1"], 6, 1.0)):
         lead = sampler(chosen, "best-of-n", arguments)

@@ -189,6 +189,22 @@ def test_a_sample_without_a_score_is_never_the_best():
     assert found[1].equal(calls[1].media[0])
 
 
+def test_a_reward_that_compares_is_shown_one_sample_of_each_prompt_at_a_time():
+    shown = []
+
+    class Comparing:
+        compares = True
+
+        def __call__(self, samples):
+            shown.append([prompt.text for prompt in samples.prompts])
+            return reward(samples)
+
+    asked, policy = prompts(3), parts(steps=2).policy
+    found = best_of(4, policy, Comparing(), asked, [1, 2, 3])
+    assert shown == [[prompt.text for prompt in asked]] * 4
+    assert found.seeds == best_of(4, policy, reward, asked, [1, 2, 3]).seeds
+
+
 def test_no_more_samples_are_drawn_at_a_time_than_there_are_prompts():
     policy, drawn = parts(steps=2).policy, []
 

@@ -1,6 +1,7 @@
 """`mmalign shapes`: train the checkpoints of this world again."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def pretrain(
         raise UserError(
             f"{out} is not empty and holds no interrupted run (no folder {out / 'work'}): choose another --out"
         )
+    if only in (None, Stage.reader) and find_spec("mmalign_lvlm") is None:
+        raise UserError("the reader is trained by mmalign-lvlm, which is not installed: pip install mmalign-lvlm")
     stages = {
         None: everything.pretrain_all,
         Stage.pictures: everything.pretrain_pictures,

@@ -29,6 +29,7 @@ def generated(
     # Neutral wherever the model's own generation config could say more: `choose` alone decides.
     plain = GenerationConfig(
         max_new_tokens=most,
+        use_cache=True,
         do_sample=False,
         num_beams=1,
         temperature=1.0,

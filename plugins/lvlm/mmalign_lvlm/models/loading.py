@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def load(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"model {path} cannot be loaded: {_reason(error)}") from None
     _check_layout(path, model, processor)
+    # How answers are drawn is said here alone, and prompts that are read once bring a cache of their own.
+    model.generation_config.cache_implementation = None
     # What is saved beside LoRA names its model, for other machines too.
     model.name_or_path = place if path.startswith("~") else path
     return model, processor
@@ -48,21 +51,36 @@ def is_adapter(path: str) -> bool:
 
 def _adapted(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model that LoRA in `folder` is for, with its matrices merged in."""
-    base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise UserError(
-            f"model {path} holds LoRA, but its {_ADAPTER} names no model: set base_model_name_or_path there"
-        )
+    base = _base(path, folder)
     try:
         model, processor = load(base, dtype)
     except UserError as error:
         raise UserError(f"model {path} is LoRA for {base}, which must still be there: {error}") from None
     try:
-        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model {path} holds LoRA that cannot be read for {base}: {_reason(error)}") from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, folder, torch_device=str(model.device))
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
+        raise UserError(f"model {path} holds LoRA that does not fit {base}: {_reason(error)}") from None
+    merged = adapted.merge_and_unload()
     merged.name_or_path = path
     return merged, processor
+
+
+def _base(path: str, folder: Path) -> str:
+    """The model that LoRA in `folder` says it is for."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"model {path} holds {_ADAPTER} but no adapter_model.safetensors")
+    try:
+        told = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model {path}: its {_ADAPTER} is no JSON: {error}") from None
+    kind, base = (
+        told.get(name) if isinstance(told, dict) else None for name in ("peft_type", "base_model_name_or_path")
+    )
+    if kind != "LORA" or not isinstance(base, str) or not base or Path(locate(base)).resolve() == folder.resolve():
+        raise UserError(f"model {path}: its {_ADAPTER} names no model that LoRA is for in base_model_name_or_path")
+    return base
 
 
 def _check_local(path: str, place: str) -> None:

@@ -55,7 +55,8 @@ class VisionLanguageModel:
     Idefics3 and PaliGemma are tried. Frames of a video go to the processor's own video input, or are several pictures.
 
     path: folder, hub id, or `package:relative/path` in an installed package; also the `model` folder of a run that trained LoRA,
-        whose matrices are merged into what they were trained for. The reference is the model as it is loaded.
+        whose matrices are merged into what they were trained for, in `dtype`: half precision rounds small changes. The reference
+        is the model as it is loaded.
     dtype: of the frozen weights. What trains is float32.
     adapter: LoRA in the language model; None trains all of that and keeps a frozen copy as reference. The vision tower and
         its projector stay frozen, unless the adapter says `vision`.

@@ -26,6 +26,8 @@ class SelfRetrieval:
     path: a CLIP of transformers: a folder, a hub id, or `package:relative/path` in an installed package.
     """
 
+    compares = True
+
     def __init__(self, path: str = "openai/clip-vit-base-patch32"):
         from transformers import AutoModel, AutoProcessor
 

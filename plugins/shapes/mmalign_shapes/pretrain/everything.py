@@ -128,7 +128,7 @@ def pretrain_captioner(out: Path, seed: int) -> None:
 
 
 def pretrain_reader(out: Path, seed: int) -> None:
-    """The model that tells what is false in descriptions, `reader`: of the captioner in `out`, or else the shipped one."""
+    """The model that tells what is false in descriptions, `reader`: LoRA for the captioner in `out`, or else the shipped one."""
     own = out / "captioner"
     write_reader(train_reader(str(own) if own.is_dir() else CAPTIONER, out / "work", seed), out / "reader")
 
