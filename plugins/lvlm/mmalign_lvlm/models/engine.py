@@ -40,10 +40,10 @@ class Vllm:
 
 def check(path: str, adapter: Lora | None) -> None:
     """Raises UserError for what is known to fail before anything is loaded."""
-    from mmalign_lvlm.models.loading import is_adapter
-
     if find_spec("vllm") is None:
         raise UserError("model.vllm: vLLM is not installed: pip install 'mmalign-lvlm[vllm]', or leave model.vllm out")
+    from mmalign_lvlm.models.loading import is_adapter  # which imports transformers
+
     if is_adapter(path):
         raise UserError(f"model.vllm: {path} holds LoRA, and vLLM begins with a whole model: leave out model.vllm")
     if adapter is not None and adapter.vision:

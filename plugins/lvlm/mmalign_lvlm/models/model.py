@@ -32,18 +32,12 @@ class LastHidden(nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(
-        self,
-        rows: Tensor | None = None,
-        answers: Tensor | None = None,
-        answered: Tensor | None = None,
-        **inputs: Tensor,
-    ) -> Tensor:
-        """Last hidden states `[B, T, H]`; with `rows`, of answers after prompts that are read once (`prefix.hidden`)."""
-        if rows is not None and answers is not None and answered is not None:
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Last hidden states `[B, T, H]`; with `rows` among the inputs, of answers after prompts that are read once."""
+        if "rows" in inputs:
             from mmalign_lvlm.models import prefix
 
-            return prefix.hidden(self.base, inputs, rows, answers, answered)
+            return prefix.hidden(self.base, **inputs)
         hidden: Tensor = self.base.model(**inputs, use_cache=False).last_hidden_state
         return hidden
 

@@ -38,7 +38,7 @@ def read(base: Any, prompts: Row) -> tuple[Tensor, DynamicCache, Tensor]:
     return states, cache, shifts
 
 
-def hidden(base: Any, prompts: Row, rows: Tensor, answers: Tensor, answered: Tensor) -> Tensor:
+def hidden(base: Any, rows: Tensor, answers: Tensor, answered: Tensor, **prompts: Tensor) -> Tensor:
     """Last hidden states `[B, 1 + A, H]` of each answer and of the token before it.
 
     rows: `[B]`, which prompt an answer follows. answers: `[B, A]` ids, padded on the right. answered: 1 where one stands.

@@ -1,10 +1,12 @@
-"""Scenes and captions to learn from, cached as tensors."""
+"""Scenes and captions to learn from, cached as tensors; what all training here shares."""
 
+import json
 import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,3 +65,8 @@ def track(turns: Iterable[T], what: str, total: int) -> Iterator[T]:
 def floats(pictures: Tensor) -> Tensor:
     """Bytes to [0, 1]."""
     return pictures.float() / 255
+
+
+def write_figures(folder: Path, figures: dict[str, Any]) -> None:
+    """What was measured, beside the weights."""
+    (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

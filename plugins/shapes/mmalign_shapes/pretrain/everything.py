@@ -24,7 +24,7 @@ from mmalign_shapes.pretrain.captioner import (
     train_tower,
 )
 from mmalign_shapes.pretrain.clip import Shown, label, save_clip, train_clip
-from mmalign_shapes.pretrain.data import make_world, track
+from mmalign_shapes.pretrain.data import make_world, track, write_figures
 from mmalign_shapes.pretrain.generator import sample, train_generator
 from mmalign_shapes.pretrain.measure import measure_captioner, measure_clip, measure_generator, measure_video
 from mmalign_shapes.pretrain.questions import EVEN, SHAPES_FIRST, THINGS_FIRST
@@ -191,11 +191,6 @@ def write_captioner(model: Any, processor: Any, folder: Path, figures: dict[str,
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     write_figures(folder, figures)
-
-
-def write_figures(folder: Path, figures: dict[str, Any]) -> None:
-    """What was measured, beside the weights."""
-    (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def generate(pipeline: StableDiffusionPipeline, size: int, seed: int) -> Shown:

@@ -15,6 +15,7 @@ from mmalign.compose import choose
 from mmalign.config import load
 from mmalign.document import read
 from mmalign.run import train
+from mmalign_shapes.pretrain.data import write_figures
 
 CONFIG = Path(__file__).with_name("reader.yaml")
 CAPTIONER = "mmalign_shapes:assets/captioner"
@@ -39,7 +40,7 @@ def write_reader(run: Path, out: Path) -> None:
     matrices = load_file(run / "model" / "adapter_model.safetensors")
     save_file({name: matrix.half() for name, matrix in matrices.items()}, unfinished / "adapter_model.safetensors")
     figures = {"seed": read(run / "config.yaml")["trainer"]["seed"], **(_figures(run) or {})}
-    (unfinished / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(unfinished, figures)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.rename(out)
 
